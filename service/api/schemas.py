@@ -1,0 +1,175 @@
+"""What each call may be told, and what it answers: the same names in the query and the body.
+
+The tensors (x, z) are `Any` here and never walked by pydantic: `service.tensors` reads them.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service import noise
+from service.errors import InputInvalid
+from service.manifest import Density, Event, Figure, Latent, Provenance, Tolerance
+from service.operations import Extra, Observation, Operation
+
+MAX_COLUMNS = 64
+
+Label = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Parameters(BaseModel):
+    """What every call may be told. An unknown name is an error, not a silent extra."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    tensor: ClassVar[str | None] = None
+    """Name of the field that holds the rows, if the call reads any."""
+
+    model: str | None = Field(
+        None, description="Which model. May be left out if one is served or a default is set."
+    )
+    version: int | None = Field(None, ge=1, description="Which version: only the served one is.")
+
+
+class Seeded(Parameters):
+    """A call that may need random numbers."""
+
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=noise.SEEDS,
+        description="Of the noise. The service draws one, and returns it, if none is given.",
+    )
+
+
+class Estimated(Seeded):
+    """A call on rows x that may be a Monte-Carlo estimate."""
+
+    tensor: ClassVar[str | None] = "x"
+
+    x: Any = Field(None, description="Events, shape (n, *event.shape).")
+    draws: int | None = Field(
+        None, ge=1, le=noise.DRAWS, description="Monte-Carlo draws for each row. Default 64."
+    )
+
+
+class Sample(Seeded):
+    """Rows start .. start + n - 1 of a seed."""
+
+    n: int = Field(1, ge=1, description="How many rows.")
+    start: int = Field(0, ge=0, lt=noise.ROWS, description="First row.")
+    label: Label | list[Label] | None = Field(
+        None, description="Class of every row, or one for each. Default: drawn from the seed."
+    )
+    temperature: float = Field(
+        1.0, ge=0, le=2, description="Factor on z: 1 is the model, less is closer to its mode."
+    )
+    observation: Observation | None = Field(
+        None,
+        description="Of a model with p(x|z): E[x|z] (`mean`, the default), or a `draw` of x.",
+    )
+    include: list[Extra] = Field([], description="What JSON shall hold beside x.")
+    columns: int | None = Field(
+        None, ge=1, le=MAX_COLUMNS, description="Of a PNG grid. Default: 8, or n if that is less."
+    )
+
+
+class Decode(Parameters):
+    """x of given z."""
+
+    tensor: ClassVar[str | None] = "z"
+
+    z: Any = Field(None, description="Latents, shape (n, *latent.shape).")
+    label: Label | list[Label] | None = Field(
+        None, description="Class of every row, or one for each. Needed where a model has labels."
+    )
+    columns: int | None = Field(
+        None, ge=1, le=MAX_COLUMNS, description="Of a PNG grid. Default: 8, or n if that is less."
+    )
+
+
+class Encode(Estimated):
+    """z of given x."""
+
+    draws: int | None = Field(
+        None,
+        ge=1,
+        le=noise.DRAWS,
+        description="Of a VAE: so many draws of z for each row. Default: the mean.",
+    )
+
+
+class LogDensity(Estimated):
+    """log p(x) of given x."""
+
+
+class Elbo(Estimated):
+    """The evidence lower bound of given x."""
+
+
+Call = TypeVar("Call", bound=Parameters)
+
+
+def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
+    """Return the parameters of a query string. Lists are separated by commas.
+
+    Raises:
+        InputInvalid: A name is unknown or comes twice, or its value is out of range.
+    """
+    values: dict[str, str | list[str]] = {}
+    for name, text in pairs:
+        if name in values:
+            raise InputInvalid(f"field '{name}': it is given twice in the query.", field=name)
+        is_list = name == "include" or (name == "label" and "," in text)
+        values[name] = text.split(",") if is_list else text
+    try:
+        return schema.model_validate_strings(values)
+    except ValidationError as error:
+        raise _named(schema, error) from error
+
+
+def from_body(schema: type[Call], values: object) -> Call:
+    """Return the parameters of a parsed JSON body. A string is no number here, nor is true.
+
+    Raises:
+        InputInvalid: Not an object, a name is unknown, or a value has the wrong type or range.
+    """
+    if not isinstance(values, dict):
+        raise InputInvalid('The body must be a JSON object such as {"model": "..."}.')
+    try:
+        return schema.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise _named(schema, error) from error
+
+
+def merge(query: Call, body: Call) -> Call:
+    """Return the parameters of both places.
+
+    Raises:
+        InputInvalid: One is in both and differs.
+    """
+    given = {name: getattr(body, name) for name in body.model_fields_set}
+    for name in query.model_fields_set & body.model_fields_set:
+        if getattr(query, name) != given[name]:
+            raise InputInvalid(
+                f"field '{name}': the query says {getattr(query, name)!r}, the body "
+                f"{given[name]!r}. Say it once.",
+                field=name,
+            )
+    return query.model_copy(update=given)
+
+
+def _named(schema: type[Parameters], error: ValidationError) -> InputInvalid:
+    """Return the first thing that is wrong, as a sentence that names its field."""
+    errors = error.errors(include_url=False)
+    field = str(errors[0]["loc"][0])
+    if errors[0]["type"] == "extra_forbidden":
+        known = ", ".join(schema.model_fields)
+        return InputInvalid(f"field '{field}': unknown here. Known are: {known}.", field=field)
+    # A union has one error for each of its members.
+    about = [each for each in errors if each["loc"][0] == field]
+    expected = " or ".join(dict.fromkeys(each["msg"].removeprefix("Input ") for each in about))
+    came = repr(about[0]["input"])
+    came = came if len(came) <= 60 else came[:57] + "..."
+    return InputInvalid(f"field '{field}': it {expected}; got {came}.", field=field)

@@ -1,0 +1,263 @@
+"""The contract between training and serving: a folder `models/<name>/<version>/`.
+
+Training publishes bundles, serving reads them, and nothing else is shared. This module knows
+files; what a manifest may say is `service.manifest`. docs/bundle.md tells people how to make a
+bundle from any PyTorch model.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from pydantic import ValidationError
+
+from service.errors import BundleInvalid
+from service.manifest import Graph, Manifest, Role, TensorSpec
+from service.tensors import Array
+
+MANIFEST = "manifest.json"
+
+RANDOM_OPERATORS = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+"""Refused: no request can seed them, and every runtime draws them differently."""
+
+_DTYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.UINT8: "uint8",
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are known to be those of its manifest.
+
+    Args:
+        folder: Where it lies.
+        manifest: What it says of itself.
+        files: Every file that the manifest names, in the bytes whose hash was checked. What is
+            loaded later is these bytes, so the folder may change meanwhile.
+    """
+
+    folder: Path
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+    def graph(self, role: Role) -> bytes:
+        """Return the ONNX file of a role."""
+        return self.files[self.manifest.graphs[role].file]
+
+    @cached_property
+    def golden(self) -> dict[str, Array]:
+        """The golden vectors, by "<role>.<tensor>"."""
+        with np.load(io.BytesIO(self.files[self.manifest.golden.file])) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of some bytes in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read(folder: Path) -> Bundle:
+    """Return the bundle in a folder after checking everything that needs no runtime.
+
+    Schema, name and version against the folder, hashes, that no file lies elsewhere, forbidden
+    operators, tensors of each graph, golden vectors. What only a device can tell (do the golden
+    vectors come out?) is checked by `service.session`.
+
+    Raises:
+        BundleInvalid: One sentence that says which file or field is wrong, and how.
+    """
+    manifest = _read_manifest(folder)
+    if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
+        raise BundleInvalid(
+            f"{folder}: the manifest says {manifest.name} version {manifest.version}, so the "
+            f"folder must be {manifest.name}/{manifest.version}.",
+            field="name",
+        )
+    hashes = {graph.file: graph.sha256 for graph in manifest.graphs.values()}
+    hashes[manifest.golden.file] = manifest.golden.sha256
+    files = {name: _read_file(folder, name, sha256=sha256) for name, sha256 in hashes.items()}
+    bundle = Bundle(folder, manifest, files)
+    for role, graph in manifest.graphs.items():
+        _check_graph(bundle.graph(role), graph, where=f"{folder / graph.file}")
+    _check_golden(bundle)
+    return bundle
+
+
+def versions(models: Path, name: str) -> list[int]:
+    """Return the versions of a model that lie in `models/<name>/`, newest first."""
+    folder = models / name
+    if not folder.is_dir():
+        return []
+    numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+    return sorted(numbers, reverse=True)
+
+
+def names(models: Path) -> list[str]:
+    """Return the names of the models that have a version in a folder, in order."""
+    if not models.is_dir():
+        return []
+    return sorted(entry.name for entry in models.iterdir() if versions(models, entry.name))
+
+
+def publish(models: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    """Write a bundle so that it appears all at once, and return its folder.
+
+    It is written beside its place under a hidden name, read back with every check of `read`, and
+    renamed. A reader never sees half a bundle, and a bundle that would be refused is not there.
+
+    Args:
+        models: Folder of all models.
+        manifest: Its version must not exist yet.
+        files: Contents by name: the graphs, the golden vectors, and whatever a person looks at.
+
+    Raises:
+        BundleInvalid: The version exists, or the bundle would be refused by `read`.
+    """
+    place = models / manifest.name / str(manifest.version)
+    if place.exists():
+        raise BundleInvalid(f"{place} exists already. Versions are never overwritten.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(prefix=".publishing-", dir=place.parent))
+    try:
+        folder = workshop / manifest.name / str(manifest.version)
+        folder.mkdir(parents=True)
+        text = manifest.model_dump_json(indent=2) + "\n"
+        for name, data in {**files, MANIFEST: text.encode()}.items():
+            _write_file(folder / name, data)
+        read(folder)
+        folder.rename(place)
+    finally:
+        shutil.rmtree(workshop)
+    return place
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleInvalid(f"{folder}: there is no {MANIFEST}, so this is no bundle.")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        others = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleInvalid(
+            f"{path}: {field + ': ' if field else ''}{first['msg']}{others}.", field=field or None
+        ) from error
+
+
+def _read_file(folder: Path, name: str, *, sha256: str) -> bytes:
+    path = folder / name
+    if path.resolve().parent != folder.resolve():
+        raise BundleInvalid(f"{path} leads out of the bundle's folder.", field=name)
+    if not path.is_file():
+        raise BundleInvalid(f"{path}: named in the manifest, and not there.", field=name)
+    data = path.read_bytes()
+    if digest(data) != sha256:
+        raise BundleInvalid(
+            f"{path}: its SHA-256 is not the manifest's. The file was changed or cut short.",
+            field=name,
+        )
+    return data
+
+
+def _check_graph(data: bytes, graph: Graph, *, where: str) -> None:
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own class differs between its implementations
+        raise BundleInvalid(f"{where}: not an ONNX file ({error}).", field=graph.file) from error
+    _refuse_noise_and_outside_files(model, where=where)
+    fed = {tensor.name for tensor in model.graph.input}
+    fed -= {tensor.name for tensor in model.graph.initializer}
+    for side, values, specs in (
+        ("inputs", [v for v in model.graph.input if v.name in fed], graph.inputs),
+        ("outputs", list(model.graph.output), graph.outputs),
+    ):
+        actual = sorted(map(_describe, values))
+        expected = sorted(f"{spec.name} {_erase_names(spec)}" for spec in specs)
+        if actual != expected:
+            raise BundleInvalid(
+                f"{where}: its {side} are {actual}; the manifest says {expected}.",
+                field=graph.file,
+            )
+
+
+def _refuse_noise_and_outside_files(model: onnx.ModelProto, *, where: str) -> None:
+    bodies = [model.graph, *model.functions]
+    while bodies:
+        body = bodies.pop()
+        for tensor in getattr(body, "initializer", ()):
+            if tensor.external_data:
+                raise BundleInvalid(
+                    f"{where}: weight {tensor.name} lies in another file. Export with "
+                    "external_data=False."
+                )
+        for node in body.node:
+            bodies += [a.g for a in node.attribute if a.HasField("g")]
+            bodies += [graph for a in node.attribute for graph in a.graphs]
+            # Since opset 12 a third input switches Dropout's training mode on.
+            trains = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
+            if node.op_type in RANDOM_OPERATORS or trains:
+                raise BundleInvalid(
+                    f"{where}: node {node.name or '(unnamed)'} is {node.op_type}, which draws its "
+                    "own random numbers. Make the noise an input of the graph."
+                )
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dtype = _DTYPES.get(tensor.elem_type, f"type {tensor.elem_type}")
+    axes = [str(d.dim_value) if d.HasField("dim_value") else "*" for d in tensor.shape.dim]
+    return f"{value.name} {dtype} ({', '.join(axes)})"
+
+
+def _erase_names(spec: TensorSpec) -> str:
+    axes = ["*" if isinstance(axis, str) else str(axis) for axis in spec.shape]
+    return f"{spec.dtype} ({', '.join(axes)})"
+
+
+def _check_golden(bundle: Bundle) -> None:
+    where = bundle.folder / bundle.manifest.golden.file
+    rows = bundle.manifest.golden.rows
+    for role, graph in bundle.manifest.graphs.items():
+        for spec in (*graph.inputs, *graph.outputs):
+            key = f"{role}.{spec.name}"
+            if key not in bundle.golden:
+                raise BundleInvalid(f"{where}: there is no array {key}.", field=key)
+            array = bundle.golden[key]
+            fixed = [rows if axis == "batch" else axis for axis in spec.shape]
+            matches = array.ndim == len(fixed) and all(
+                axis in ("draws", length) for axis, length in zip(fixed, array.shape, strict=True)
+            )
+            if not matches or not np.isfinite(array).all():
+                raise BundleInvalid(
+                    f"{where}: {key} must be finite and of shape ({', '.join(map(str, fixed))}); "
+                    f"it is {array.shape}.",
+                    field=key,
+                )

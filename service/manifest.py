@@ -1,0 +1,282 @@
+"""The manifest: what a bundle says of itself.
+
+This schema is the whole of what training and serving share (docs/bundle.md explains it to
+people). Both sides validate it: training when it writes a bundle, serving when it reads one.
+"""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Family = Literal["vae", "flow", "continuous-flow", "gan"]
+Role = Literal["decode", "observe", "encode", "log_density", "elbo"]
+DType = Literal["float32", "int64", "uint8"]
+Noise = Literal["normal", "uniform"]
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+"""A model's name: lower-case letters, digits and hyphens. It is a folder and part of a URL."""
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hexadecimal."""
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[a-z0-9]+)+$")]
+"""A file of the bundle's own folder: no separator and no leading dot, so it cannot leave it."""
+Dimension = Annotated[int, Field(ge=1)] | Literal["batch", "draws"]
+"""An axis: a fixed length, or the name of one that each call chooses."""
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about names: an unknown field is an error, not a silent extra."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Frozen):
+    """One input or output of a graph.
+
+    `noise` marks an input that the caller fills with random numbers: `normal` for N(0, 1),
+    `uniform` for U(0, 1). No graph draws its own, so that a seed means the same everywhere.
+    """
+
+    name: str
+    dtype: DType = "float32"
+    shape: tuple[Dimension, ...]
+    noise: Noise | None = None
+
+    def describe(self) -> str:
+        """Return "float32 (batch, 1, 28, 28)", the form every error message uses."""
+        return f"{self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+class Tolerance(Frozen):
+    """How far an output may be from the float64 reference: |a - b| <= absolute + relative |b|."""
+
+    absolute: float = Field(ge=0)
+    relative: float = Field(ge=0, default=0.0)
+
+
+class Graph(Frozen):
+    """One ONNX file and what it promises."""
+
+    file: FileName
+    sha256: Digest
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tolerance: dict[str, Tolerance]
+    """By output: what the golden vectors are held to, on whatever device serves."""
+    parity: dict[str, float] = {}
+    """By output: the largest |ONNX Runtime - float64| that was measured at export."""
+    rows_exact_at: Literal[1, 8] | None = None
+    """A row's bytes do not depend on its batch when row counts are multiples of this, on the
+    CPU type that exported. None: equal to float tolerance only."""
+
+    @model_validator(mode="after")
+    def _every_output_has_a_tolerance(self) -> Self:
+        names = {spec.name for spec in self.outputs}
+        if names != set(self.tolerance):
+            raise ValueError(f"tolerance must name every output: {sorted(names)}")
+        return self
+
+
+class Event(Frozen):
+    """One observation x, without its batch axis.
+
+    An image is float32, channels first, from 0 (black) to 1. With `levels` L it is discrete: a
+    graph first rounds x to the nearest k / (L - 1), so that its answer is that of the image.
+    """
+
+    kind: Literal["vector", "image"]
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    minimum: float | None = None
+    maximum: float | None = None
+    levels: Annotated[int, Field(ge=2, le=256)] | None = None
+    features: tuple[str, ...] = ()
+    """Of a vector: the name of each feature, in order."""
+
+    @model_validator(mode="after")
+    def _image_or_vector(self) -> Self:
+        if self.kind == "image" and (len(self.shape) != 3 or self.shape[0] not in (1, 3)):
+            raise ValueError(f"an image is (1 or 3, height, width); got {self.shape}")
+        if self.kind == "image" and (self.minimum, self.maximum) != (0.0, 1.0):
+            raise ValueError("an image runs from 0 to 1: minimum = 0, maximum = 1")
+        if self.kind == "vector" and len(self.shape) != 1:
+            raise ValueError(f"a vector has one axis; got {self.shape}")
+        if self.features and len(self.features) != self.shape[0]:
+            raise ValueError(f"{len(self.features)} feature names for {self.shape[0]} features")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Number of dimensions of x, the D of bits per dim."""
+        return math.prod(self.shape)
+
+
+class Latent(Frozen):
+    """The noise z of one event: independent standard normals."""
+
+    distribution: Literal["normal"] = "normal"
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of dimensions of z."""
+        return math.prod(self.shape)
+
+
+class Density(Frozen):
+    """Which density the model has, and of what.
+
+    exact: one pass of `log_density` is the number.
+    estimate: a Monte-Carlo mean over draws, by `importance` (of q(z|x), from `elbo`) or by
+        `dequantisation` (of uniform noise below one grey level, from `log_density`).
+    none: an implicit model; there is no number to give.
+    """
+
+    kind: Literal["exact", "estimate", "none"]
+    estimator: Literal["exact", "importance", "dequantisation"] | None
+    measure: str = ""
+    """What it is a density of and per what, in words: "the 8-bit image", "per unit of x"."""
+    preprocessing: str = ""
+    """What was done to x before the model saw it. Its Jacobian is part of the density."""
+
+
+class Figure(Frozen):
+    """One measured quality, with what is needed to believe it."""
+
+    name: str
+    value: float
+    standard_error: float | None
+    """None where the figure is not a mean over events."""
+    n: int
+    unit: str = ""
+    note: str = ""
+
+
+class Interface(Frozen):
+    """What a model is to the outside: enough to know the tensors of each of its graphs."""
+
+    family: Family
+    event: Event
+    latent: Latent
+    labels: tuple[str, ...] | None = None
+    """Names of the classes a sample can be asked for; label k is the k-th."""
+    observation: Literal["bernoulli", "normal"] | None = None
+    """p(x|z), where the decoder's x is a mean and not yet a sample."""
+    density: Density
+
+    def signature(self, role: Role) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """Return the inputs and outputs that a graph of this role must have in this bundle."""
+        event, latent = self.event, self.latent
+        x = TensorSpec(name="x", shape=("batch", *event.shape))
+        z = TensorSpec(name="z", shape=("batch", *latent.shape))
+        label = TensorSpec(name="label", dtype="int64", shape=("batch",))
+        # The label steers the decoder's side. What reads x reads no label yet.
+        code = (z, label) if self.labels else (z,)
+        picture: tuple[TensorSpec, ...] = ()
+        if event.kind == "image":
+            channels, height, width = event.shape
+            rows_last = ("batch", height, width, channels)
+            picture = (TensorSpec(name="pixels", dtype="uint8", shape=rows_last),)
+        below_a_level = self.density.estimator == "dequantisation"
+        uniform = TensorSpec(name="noise", shape=x.shape, noise="uniform")
+        event_in = (x, uniform) if below_a_level else (x,)
+        per_row = ("batch",)
+        match role:
+            case "decode":
+                return code, (x, *picture)
+            case "observe":
+                kind: Noise = "uniform" if self.observation == "bernoulli" else "normal"
+                noise = TensorSpec(name="noise", shape=x.shape, noise=kind)
+                return (*code, noise), (x, *picture)
+            case "encode" if self.family == "vae":
+                mean = TensorSpec(name="mean", shape=z.shape)
+                return (x,), (mean, TensorSpec(name="scale", shape=z.shape))
+            case "encode":
+                return event_in, (z, TensorSpec(name="log_abs_det", shape=per_row))
+            case "log_density":
+                return event_in, (TensorSpec(name="log_density", shape=per_row),)
+            case "elbo":
+                shape = ("batch", "draws", *latent.shape)
+                noise = TensorSpec(name="noise", shape=shape, noise="normal")
+                draws = ("batch", "draws")
+                return (x, noise), (
+                    TensorSpec(name="reconstruction", shape=draws),
+                    TensorSpec(name="kl", shape=per_row),
+                    TensorSpec(name="log_weight", shape=draws),
+                )
+
+
+class Provenance(Frozen):
+    """Where the weights come from, in enough detail to make them again."""
+
+    recipe: dict[str, Any]
+    data: str
+    data_sha256: Digest
+    seed: int
+    versions: dict[str, str]
+    git_commit: str | None
+    wall_time_s: float
+    device: str
+    parameters: int
+    created: str
+
+
+class Golden(Frozen):
+    """The file of inputs and outputs that PyTorch computed in float64 at export."""
+
+    file: FileName = "golden.npz"
+    sha256: Digest
+    rows: int = Field(ge=1)
+
+
+class Manifest(Interface):
+    """All that a bundle says of itself."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: int = Field(ge=1)
+    title: str
+    graphs: dict[Role, Graph]
+    golden: Golden
+    evaluation: tuple[Figure, ...] = ()
+    provenance: Provenance
+    licence: str
+
+    @model_validator(mode="after")
+    def _graphs_have_their_signatures(self) -> Self:
+        if "decode" not in self.graphs:
+            raise ValueError("graphs: every bundle has a decode graph")
+        for role, graph in self.graphs.items():
+            inputs, outputs = self.signature(role)
+            for side, specs, expected in (
+                ("inputs", graph.inputs, inputs),
+                ("outputs", graph.outputs, outputs),
+            ):
+                if specs != expected:
+                    raise ValueError(
+                        f"graphs.{role}.{side}: expected {_listing(expected)}; "
+                        f"got {_listing(specs)}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _density_has_its_graph(self) -> Self:
+        needs: dict[str | None, Role] = {
+            "exact": "log_density",
+            "dequantisation": "log_density",
+            "importance": "elbo",
+        }
+        role = needs.get(self.density.estimator)
+        if (self.density.kind == "none") != (role is None):
+            raise ValueError("density: an estimator goes with every kind but none")
+        if role and role not in self.graphs:
+            raise ValueError(f"density: estimator {self.density.estimator} needs a {role} graph")
+        if ("observe" in self.graphs) != (self.observation is not None):
+            raise ValueError("observation: goes with an observe graph, and only with one")
+        return self
+
+
+def _listing(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(
+        f"{spec.name} {spec.describe()}" + (f" of {spec.noise} noise" if spec.noise else "")
+        for spec in specs
+    )

@@ -1,0 +1,141 @@
+"""The models that are served: found in a folder, verified, loaded, and asked for by name."""
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from service import bundle
+from service.engine import Engine
+from service.errors import BundleInvalid, ModelNotFound, NotReady, RequestMalformed
+from service.session import Device, cores
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Model:
+    """One name in the folder, and what became of its versions.
+
+    Args:
+        name: The folder's name.
+        versions: What lies there, newest first.
+        state: `loading`, `ready`, or `failed` when no version passed.
+        engine: What serves, when ready: the newest version that passed.
+        problems: By version that was refused, why.
+    """
+
+    name: str
+    versions: list[int]
+    state: Literal["loading", "ready", "failed"] = "loading"
+    engine: Engine | None = None
+    problems: dict[int, str] = field(default_factory=dict)
+
+
+class Repository:
+    """All models of a folder.
+
+    Args:
+        folder: Where the bundles lie.
+        device: Where their graphs run.
+        threads: Dispatcher threads of a CPU; None for as many as there are cores.
+        max_batch_rows: Most rows of one run.
+        default: Name of the model that is meant when none is named.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: Device,
+        *,
+        threads: int | None = None,
+        max_batch_rows: int = 64,
+        default: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.device = device
+        self.default = default
+        self.models = {n: Model(n, bundle.versions(folder, n)) for n in bundle.names(folder)}
+        self.loaded = False
+        self._max_batch_rows = max_batch_rows
+        self._executor = ThreadPoolExecutor(
+            threads or (cores() if device.kind == "cpu" else 1), thread_name_prefix="dispatcher"
+        )
+
+    def load(self) -> None:
+        """Load the newest sound version of every model. Blocks; call it from a thread."""
+        for model in self.models.values():
+            self._load(model)
+        self.loaded = True
+
+    def close(self) -> None:
+        """Wait for the runs under way and end the threads."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything was tried and at least one model serves."""
+        return self.loaded and any(model.engine for model in self.models.values())
+
+    def engine(self, name: str | None, version: int | None = None) -> Engine:
+        """Return the engine of a model.
+
+        Raises:
+            RequestMalformed: No name, and no default either.
+            ModelNotFound: No such name or version, or none of its versions is sound.
+            NotReady: It is still being loaded.
+        """
+        name = name or self.default or self._only()
+        model = self.models.get(name)
+        if model is None:
+            raise ModelNotFound(
+                f"There is no model '{name}'. There are: {', '.join(self.models) or 'none'}.",
+                field="model",
+            )
+        if model.state == "loading":
+            raise NotReady(f"{name} is still being loaded. Ask again in a moment.", field="model")
+        if model.engine is None:
+            raise ModelNotFound(
+                f"{name} failed its checks and is not served: GET /models/{name} says why.",
+                field="model",
+            )
+        served = model.engine.manifest.version
+        if version not in (None, served):
+            raise ModelNotFound(
+                f"{name} is served in version {served}; version {version} is not.",
+                field="version",
+            )
+        return model.engine
+
+    def _only(self) -> str:
+        if len(self.models) == 1:
+            return next(iter(self.models))
+        raise RequestMalformed(
+            "field 'model': name one, because several are served: "
+            f"{', '.join(self.models) or 'none'}.",
+            field="model",
+        )
+
+    def _load(self, model: Model) -> None:
+        for version in model.versions:
+            began = time.perf_counter()
+            try:
+                model.engine = Engine(
+                    bundle.read(self.folder / model.name / str(version)),
+                    self.device,
+                    executor=self._executor,
+                    max_batch_rows=self._max_batch_rows,
+                )
+            except BundleInvalid as error:
+                model.problems[version] = error.detail
+                log.error("refused %s version %d: %s", model.name, version, error.detail)
+                continue
+            model.state = "ready"
+            log.info(
+                "%s version %d is ready on %s after %.2f s",
+                model.name, version, self.device.kind, time.perf_counter() - began,
+            )  # fmt: skip
+            return
+        model.state = "failed"

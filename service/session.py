@@ -1,0 +1,198 @@
+"""Sessions: one graph, loaded into ONNX Runtime on one device that has proved itself.
+
+ONNX Runtime falls back to the CPU in three silent ways (at creation, at a fault, and node by
+node). All are closed or made visible here: docs/operations.md, "Devices".
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper
+
+from service.bundle import Bundle
+from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
+from service.manifest import Role
+from service.tensors import Array
+
+log = logging.getLogger(__name__)
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+_CUDA_OPTIONS = {
+    # Measured elsewhere: EXHAUSTIVE searches for half a second at each new shape.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # TF32 keeps 10 bits of mantissa: log-densities drift by 1e-3 relative.
+    "use_tf32": "0",
+    "do_copy_in_default_stream": "1",
+    # Right only because row counts are padded to a few fixed buckets.
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where graphs run.
+
+    Args:
+        kind: What really runs them.
+        reason: Why it is not what `auto` would have preferred, or "".
+    """
+
+    kind: Literal["cpu", "cuda"]
+    reason: str = ""
+
+
+def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
+    """Return the device that serves, after it has run a graph.
+
+    Raises:
+        DeviceUnavailable: CUDA was asked for by name and cannot be proved to work.
+    """
+    if wanted == "cpu":
+        return Device("cpu")
+    try:
+        _prove_cuda()
+    except DeviceUnavailable as error:
+        if wanted == "cuda":
+            raise
+        log.info("serving on the CPU: %s", error.detail)
+        return Device("cpu", reason=error.detail)
+    return Device("cuda")
+
+
+def cores() -> int:
+    """Return how many cores this process may use: its affinity, or less by a cgroup's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    allowed = allowed or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except FileNotFoundError:  # not Linux, or cgroup v1
+        return allowed
+    return allowed if quota == "max" else max(1, min(allowed, int(quota) // int(period)))
+
+
+def _prove_cuda() -> None:
+    """Run a small matrix product on CUDA, and only there.
+
+    Raises:
+        DeviceUnavailable: Saying which step failed.
+    """
+    if _PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        raise DeviceUnavailable(
+            "this ONNX Runtime was built without CUDA. Install pushforward[gpu] instead of [cpu]."
+        )
+    onnxruntime.preload_dlls()  # the CUDA libraries of pip's own wheels, where they are installed
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 2]) for n in "abc"]
+    product = helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = helper.make_graph([product], "proof", tensors[:2], tensors[2:])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    ).SerializeToString()
+    matrix = np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32)
+    try:
+        session = _create(model, Device("cuda"))
+        (answer,) = session.run(None, {"a": matrix, "b": matrix})
+    except Exception as error:  # ONNX Runtime has no common class for what can go wrong here
+        raise DeviceUnavailable(f"CUDA cannot run a graph: {error}") from error
+    if not np.array_equal(answer, matrix @ matrix) or _nodes(session).keys() != {"cuda"}:
+        raise DeviceUnavailable("CUDA was asked for, and the graph ran elsewhere or wrongly.")
+
+
+def _create(model: bytes, device: Device) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # One thread inside a run: results then do not depend on how work was cut, and several runs
+    # at once use the cores better (reference measurement: 1.9x with two).
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers: list[Any] = [_PROVIDERS["cpu"]]
+    if device.kind == "cuda":
+        providers = [(_PROVIDERS["cuda"], _CUDA_OPTIONS)]
+    # Without enable_fallback=0 a failing CUDA session is recreated on the CPU with a mere print.
+    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+
+def _nodes(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Return how many nodes each kind of device really runs."""
+    kinds = {provider: kind for kind, provider in _PROVIDERS.items()}
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[kinds.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+    return dict(counts)
+
+
+class Session:
+    """One graph of a bundle on one device. Safe to run from several threads at once.
+
+    Raises:
+        BundleInvalid: ONNX Runtime cannot load the graph, or not on this device.
+    """
+
+    def __init__(self, bundle: Bundle, role: Role, device: Device) -> None:
+        self.role = role
+        self.graph = bundle.manifest.graphs[role]
+        self._where = f"{bundle.folder / self.graph.file}"
+        try:
+            self._session = _create(bundle.graph(role), device)
+        except Exception as error:  # no common class, as above
+            raise BundleInvalid(
+                f"{self._where}: ONNX Runtime cannot load it on {device.kind}: {error}",
+                field=self.graph.file,
+            ) from error
+        self.nodes = _nodes(self._session)
+        """How many nodes run where: {"cuda": 40, "cpu": 2}. Shape arithmetic stays on the CPU."""
+        if device.kind not in self.nodes:
+            raise BundleInvalid(
+                f"{self._where}: none of its nodes runs on {device.kind}.", field=self.graph.file
+            )
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Return the named outputs (default: all) for these inputs.
+
+        Raises:
+            EngineFailed: ONNX Runtime refused or failed.
+        """
+        names = list(outputs or (spec.name for spec in self.graph.outputs))
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # no common class, as above
+            raise EngineFailed(f"{self._where} failed: {error}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def replay(bundle: Bundle, session: Session) -> dict[str, float]:
+    """Return, by output, the largest |answer - float64 reference| over the golden vectors.
+
+    Raises:
+        BundleInvalid: An output is farther away than the manifest's tolerance allows.
+    """
+    role, graph = session.role, session.graph
+    golden = bundle.golden
+    answers = session.run({spec.name: golden[f"{role}.{spec.name}"] for spec in graph.inputs})
+    errors = {}
+    for name, answer in answers.items():
+        reference = golden[f"{role}.{name}"]
+        tolerance = graph.tolerance[name]
+        error = np.abs(answer.astype(np.float64) - reference)
+        allowed = tolerance.absolute + tolerance.relative * np.abs(reference)
+        if not (error <= allowed).all():  # so written, NaN fails too
+            raise BundleInvalid(
+                f"{bundle.folder / graph.file}: on this device {role}.{name} is off by "
+                f"{error.max():.2g} from the golden vectors; {tolerance.absolute:.2g} + "
+                f"{tolerance.relative:.2g} relative is allowed.",
+                field=f"{role}.{name}",
+            )
+        errors[name] = float(error.max())
+    return errors

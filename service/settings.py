@@ -1,0 +1,41 @@
+"""Settings from the environment, checked once at the start. Units end the names."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an operator can choose, each as PUSHFORWARD_<NAME>. docs/operations.md lists them."""
+
+    model_config = SettingsConfigDict(env_prefix="PUSHFORWARD_", frozen=True, extra="forbid")
+
+    models: Path = Field(Path("models"), description="Folder of bundles, <name>/<version>/.")
+    default_model: str | None = Field(
+        None, description="Model of a request that names none. One served model is its own default."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where graphs run. `cuda` refuses to start where CUDA cannot be proved; "
+        "`auto` then uses the CPU and says why in /models.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="Graphs run at once on a CPU. Default: the cores it may use."
+    )
+    max_batch_rows: int = Field(
+        64, ge=8, le=4096, description="Most rows of one run; a larger request is cut into slices."
+    )
+    max_values: int = Field(
+        2**22, ge=1024, description="Most numbers in one answer: rows times values of a row."
+    )
+    max_draws: int = Field(
+        100_000, ge=1, description="Most Monte-Carlo draws of one request: rows times draws."
+    )
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes of a request's body.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )

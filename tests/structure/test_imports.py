@@ -1,0 +1,47 @@
+"""The one-way rule, seen from a fresh interpreter. The linter sees only what is written."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.structure.sources import ROOT, committed
+
+REPORT = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+
+
+def modules(folder: str) -> list[str]:
+    """Return the dotted names of the modules in a folder, without its command."""
+    files = (path.relative_to(ROOT).with_suffix("") for path in committed(f"{folder}/*.py"))
+    return [".".join(path.parts) for path in files if path.stem not in ("__init__", "__main__")]
+
+
+def loaded_by(*names: str) -> set[str]:
+    """Return the top-level packages that a new interpreter holds after importing these."""
+    code = "".join(f"import {name}\n" for name in names) + REPORT
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(answer.stdout.split())
+
+
+def test_the_service_loads_nothing_that_trains() -> None:
+    loaded = loaded_by("service.app", *modules("service"))
+    assert "fastapi" in loaded
+    assert not loaded & {"torch", "training", "sklearn", "onnxscript", "jaxtyping", "matplotlib"}
+
+
+def test_training_loads_nothing_that_serves() -> None:
+    pytest.importorskip("torch")
+    loaded = loaded_by(*modules("training"))
+    assert "torch" in loaded
+    assert not loaded & {"fastapi", "starlette", "uvicorn"}
+
+
+@pytest.mark.parametrize("name", ["service.manifest", "service.errors"])
+def test_the_contract_needs_neither_web_nor_runtime(name: str) -> None:
+    assert not loaded_by(name) & {"fastapi", "onnxruntime", "torch"}
+
+
+def test_init_files_are_empty() -> None:
+    assert [path for path in committed("*__init__.py") if path.read_text()] == []

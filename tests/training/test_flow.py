@@ -1,0 +1,320 @@
+"""The flow against what must be exactly true of it; small models, float64 where it is maths."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from service.manifest import Event, Role
+from training.data import Batch, Data
+from training.dequantise import Dequantise
+from training.export import to_onnx
+from training.flow import Flow, FlowConfig
+
+IMAGE = Event(kind="image", shape=(1, 8, 8), minimum=0.0, maximum=1.0, levels=17)
+SMALL = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
+
+
+def _data(x: Tensor, event: Event | None = None) -> Data:
+    rows = Batch(x)
+    vector = event is None
+    return Data(
+        train=rows,
+        validation=rows,
+        test=rows,
+        event=event or Event(kind="vector", shape=(x.shape[1],)),
+        labels=None,
+        mean=x.mean(0).numpy() if vector else None,
+        std=x.std(0).numpy() if vector else None,
+        description="made for a test",
+        sha256="0" * 64,
+    )
+
+
+def _shaken(flow: Flow, scale: float = 0.3) -> Flow:
+    """Return the flow with random weights in place of the identity it starts as."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(scale * torch.randn_like(parameter) / parameter.shape[-1] ** 0.5)
+    return flow.eval().requires_grad_(False)
+
+
+def _vector_flow(features: int = 3, dtype: torch.dtype = torch.float64) -> Flow:
+    torch.manual_seed(0)
+    x = 2 + 3 * torch.randn(64, features)
+    return _shaken(Flow(SMALL, _data(x)), scale=1.0).to(dtype)
+
+
+def _image_flow(dtype: torch.dtype = torch.float64) -> Flow:
+    torch.manual_seed(0)
+    return _shaken(Flow(SMALL, _data(_images(16), IMAGE))).to(dtype)
+
+
+def _images(n: int) -> Tensor:
+    return torch.randint(0, 17, (n, 1, 8, 8)) / 16
+
+
+def _train(flow: Flow, x: Tensor, *, steps: int, rows: int, rate: float = 3e-3) -> None:
+    """Minimise the loss on random rows of x with Adam and a cosine schedule."""
+    (turn,) = flow.turns()
+    adam = torch.optim.Adam(turn.parameters, lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    for _ in range(steps):
+        loss = turn.loss(Batch(x[torch.randint(len(x), (rows,))]))["loss"]
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(turn.parameters, 10.0)
+        adam.step()
+        schedule.step()
+    flow.eval().requires_grad_(False)
+
+
+def _gap(flow: Flow, x: Tensor, floor: Tensor) -> tuple[float, float]:
+    """Return mean and standard error of -log p(x) minus each row's true -log density."""
+    gap = -flow.log_density(x) - floor
+    return gap.mean().item(), gap.std().item() / math.sqrt(len(gap))
+
+
+@pytest.mark.parametrize("features", [2, 3, 16])
+def test_vector_decode_undoes_encode_far_out_too(features: int) -> None:
+    flow = _vector_flow(features)
+    for spread in (0.0, 1.0, 100.0):
+        x = 2 + spread * torch.randn(64, features, dtype=torch.float64)
+        z, _ = flow.encode(x)
+        assert (flow.decode(z) - x).abs().max() <= 1e-10 * max(1.0, spread)
+
+
+def test_image_decode_undoes_encode_between_grey_levels() -> None:
+    flow = _image_flow()
+    x = _images(32).double()
+    z, _ = flow.encode(x, torch.full_like(x, 0.25))
+    # Noise of a quarter lies a quarter of a level below the middle of the bin.
+    assert (flow.decode(z) - (x - 0.25 / 16).clamp(0, 1)).abs().max() <= 1e-9
+    assert z.shape == (32, *flow.interface.latent.shape)
+
+
+def test_vector_log_det_is_that_of_the_jacobian() -> None:
+    flow = _vector_flow(5)
+    x = 2 + 3 * torch.randn(8, 5, dtype=torch.float64)
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: flow.encode(row[None])[0][0]))(x)
+    assert (torch.linalg.slogdet(jacobian)[1] - flow.encode(x)[1]).abs().max() <= 1e-8
+
+
+def test_image_log_det_is_that_of_the_jacobian() -> None:
+    flow = _image_flow()
+    x, noise = _images(2).double(), torch.rand(2, 1, 8, 8, dtype=torch.float64)
+
+    def code(row: Tensor, below: Tensor) -> Tensor:
+        return flow.encode(row[None], below[None])[0].flatten()
+
+    # y = (k + noise) / L: the Jacobian over the noise is that over y, times L^-D, which is
+    # how log_abs_det is defined.
+    jacobian = torch.func.vmap(torch.func.jacrev(code, argnums=1))(x, noise).reshape(2, 64, 64)
+    assert (torch.linalg.slogdet(jacobian)[1] - flow.encode(x, noise)[1]).abs().max() <= 1e-8
+
+
+def test_log_density_is_that_of_the_code_plus_the_log_det() -> None:
+    flow, x = _vector_flow(), 2 + 3 * torch.randn(16, 3, dtype=torch.float64)
+    z, log_abs_det = flow.encode(x)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    assert (flow.log_density(x) - normal - log_abs_det).abs().max() <= 1e-12
+
+
+def test_density_in_two_dimensions_integrates_to_one() -> None:
+    flow = _vector_flow(2)
+    side = torch.linspace(-28, 32, 1601, dtype=torch.float64)
+    grid = torch.cartesian_prod(side, side)
+    total = sum(flow.log_density(part).exp().sum() for part in grid.split(100_000))
+    assert abs(float(total) * float(side[1] - side[0]) ** 2 - 1) <= 1e-3
+
+
+def test_a_batch_is_its_rows_one_by_one() -> None:
+    flow, x = _image_flow(), _images(5).double()
+    noise = torch.rand_like(x)
+    rows = [flow.log_density(x[i : i + 1], noise[i : i + 1]) for i in range(5)]
+    assert (flow.log_density(x, noise) - torch.cat(rows)).abs().max() <= 1e-10
+
+
+def test_identity_on_uniform_8_bit_data_is_8_bits_per_dim() -> None:
+    """A density of 1 over (0, 1) in y is the logistic's in the logit (alpha nearly 0)."""
+    dequantise = Dequantise(levels=256, alpha=1e-12, bound=1.0)
+    x = (torch.arange(256, dtype=torch.float64) / 255).reshape(1, 1, 16, 16)
+    w, log_abs_det = dequantise(x, torch.full_like(x, 0.5))
+    logit = w / dequantise.stretch
+    logistic = -logit - 2 * torch.nn.functional.softplus(-logit) - math.log(dequantise.stretch)
+    nats = -(logistic.sum() + log_abs_det)
+    assert float(nats) / (256 * math.log(2)) == pytest.approx(8.0, abs=1e-9)
+
+
+def test_image_density_of_untrained_flow_averages_to_a_probability() -> None:
+    """Over all images of one grey pixel block the probabilities sum to 1 (8 x 8, 2 levels)."""
+    event = Event(kind="image", shape=(1, 4, 4), minimum=0.0, maximum=1.0, levels=2)
+    flow = _shaken(Flow(SMALL, _data(torch.zeros(1, 1, 4, 4), event)), scale=0.1).double()
+    torch.manual_seed(2)
+    # Draw images uniformly: E[2^D P(image)] = 1 over images and noise.
+    x = torch.randint(0, 2, (20_000, 1, 4, 4)).double()
+    weight = (flow.log_density(x, torch.rand_like(x)) + 16 * math.log(2)).exp()
+    error = weight.std() / math.sqrt(len(weight))
+    assert abs(weight.mean() - 1) <= 4.5 * error + 1e-3
+    assert error < 0.1
+
+
+def test_grey_levels_are_rounded_before_anything_else() -> None:
+    flow, x = _image_flow(), _images(4).double()
+    noise = torch.rand_like(x)
+    off = (x + 0.4 / 16 * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    assert torch.equal(flow.log_density(off, noise), flow.log_density(x, noise))
+
+
+def test_gradient_reaches_every_parameter() -> None:
+    torch.manual_seed(0)
+    for flow, x in (
+        (Flow(SMALL, _data(torch.randn(64, 4))), torch.randn(64, 4)),
+        (Flow(SMALL, _data(_images(4), IMAGE)), _images(16)),
+    ):
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        (turn,) = flow.turns()
+        turn.loss(Batch(x))["loss"].backward()
+        for name, parameter in flow.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+
+
+def test_loss_is_finite_for_black_white_and_absurd_events() -> None:
+    image, vector = _image_flow(torch.float32), _vector_flow(dtype=torch.float32)
+    for value in (0.0, 1.0):
+        nats = image.nats(Batch(torch.full((2, 1, 8, 8), value)))["negative log-density"]
+        assert torch.isfinite(nats).all()
+    assert torch.isfinite(vector.log_density(torch.full((2, 3), 1e6))).all()
+    assert torch.isfinite(image.decode(torch.full((1, 1, 8, 8), 100.0))).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 8), (1, 8, 10)])
+def test_image_sides_that_cannot_be_halved_twice_are_refused(shape: tuple[int, int, int]) -> None:
+    event = Event(kind="image", shape=shape, minimum=0.0, maximum=1.0, levels=256)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        Flow(SMALL, _data(torch.zeros(2, *shape), event))
+
+
+def test_one_feature_is_refused() -> None:
+    with pytest.raises(ValueError, match="two features"):
+        Flow(SMALL, _data(torch.randn(8, 1)))
+
+
+def test_gaussian_target_reaches_its_entropy_and_not_less() -> None:
+    torch.manual_seed(0)
+    covariance = torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=torch.float64)
+    target = torch.distributions.MultivariateNormal(
+        torch.tensor([1.0, -2.0], dtype=torch.float64), covariance
+    )
+    x = target.sample((4096,))
+    flow = Flow(FlowConfig(layers=4, width=32, depth=1, bins=6), _data(x.float())).double()
+    _train(flow, x, steps=250, rows=512, rate=5e-3)
+    test = target.sample((20_000,))
+    gap, error = _gap(flow, test, -target.log_prob(test))
+    assert -4.5 * error <= gap <= 0.01 + 4.5 * error
+
+
+def _eight_gaussians(n: int) -> Tensor:
+    """Return rows of the ring of eight: centres 4 from the origin, all divided by sqrt 2."""
+    angle = torch.randint(8, (n,)) * math.pi / 4
+    centre = 4 * torch.stack((angle.cos(), angle.sin()), dim=1)
+    return (centre + 0.5 * torch.randn(n, 2)) / math.sqrt(2)
+
+
+def _checkerboard(n: int) -> Tensor:
+    """Return uniform rows on the black squares of a 4 x 4 board of side 8: density 1 / 32."""
+    column, half = torch.randint(4, (n,)), torch.randint(2, (n,))
+    corner = torch.stack((column, 2 * half + column % 2), dim=1)
+    return 2 * (corner + torch.rand(n, 2)) - 4
+
+
+@pytest.mark.parametrize(
+    ("draw", "entropy"), [(_eight_gaussians, 2.83188), (_checkerboard, math.log(32))]
+)
+def test_toy_density_falls_towards_its_floor(draw, entropy: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    torch.manual_seed(0)
+    x = draw(20_000)
+    flow = Flow(FlowConfig(layers=4, width=32, depth=1), _data(x))
+    _train(flow, x, steps=250, rows=256, rate=5e-3)
+    test = draw(20_000)
+    nats = -flow.log_density(test)
+    error = nats.std().item() / math.sqrt(len(nats))
+    assert -4.5 * error <= nats.mean().item() - entropy <= 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("draw", "entropy"), [(_eight_gaussians, 2.83188), (_checkerboard, math.log(32))]
+)
+def test_toy_density_reaches_its_floor(draw, entropy: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    torch.manual_seed(0)
+    x = draw(200_000)
+    flow = Flow(FlowConfig(layers=8, width=64, depth=2, bins=16), _data(x))
+    _train(flow, x, steps=4000, rows=1024, rate=2e-3)
+    test = draw(50_000)
+    nats = -flow.log_density(test)
+    error = nats.std().item() / math.sqrt(len(nats))
+    assert -4.5 * error <= nats.mean().item() - entropy <= 0.05
+
+
+def test_image_flow_learns_a_pattern() -> None:
+    """Images that are noise around one of two patterns cost few bits after a short training."""
+    torch.manual_seed(0)
+    pattern = (torch.rand(2, 1, 8, 8) > 0.5).float()
+    x = pattern[torch.randint(2, (512,))]
+    flow = Flow(SMALL, _data(x, IMAGE))
+    losses = []
+    (turn,) = flow.turns()
+    for _ in range(4):
+        flow.requires_grad_(True).train()
+        _train(flow, x, steps=15, rows=64, rate=1e-2)
+        losses.append(float(turn.loss(Batch(x))["bits_per_dim"]))
+    assert all(after < before for before, after in pairwise(losses))
+    assert losses[-1] < 2.0 < math.log2(17)
+
+
+@pytest.mark.parametrize("kind", ["vector", "image"])
+def test_graphs_repeat_float64_in_onnx_runtime(kind: str) -> None:
+    flow = _vector_flow(dtype=torch.float32) if kind == "vector" else _image_flow(torch.float32)
+    sessions = {role: _session(flow, role) for role in flow.graphs()}
+    exact = flow.double()
+    size = flow.event.size
+    for rows in (1, 7, 64, 257):
+        torch.manual_seed(rows)
+        z = torch.randn(rows, *flow.event.shape)
+        x = _images(rows) if kind == "image" else 2 + 3 * torch.randn(rows, 3)
+        below = [torch.rand_like(x)] if kind == "image" else []
+        feeds: dict[Role, list[Tensor]] = {
+            "decode": [z],
+            "encode": [x, *below],
+            "log_density": [x, *below],
+        }
+        for role, inputs in feeds.items():
+            want = exact.graphs()[role](*(each.double() for each in inputs))
+            got = sessions[role].run(None, _named(sessions[role], inputs))
+            assert len(got) == len(want)
+            for ours, reference in zip(got, want, strict=True):
+                # 1e-4 on a value, 1e-4 per dimension on a sum over dimensions, one grey level.
+                scale = {1: 1e-4 * size, 4: 1e-4}.get(reference.ndim, 1e-4)
+                scale = 1.0 if ours.dtype == np.uint8 else scale
+                difference = np.abs(ours.astype(np.float64) - reference.double().numpy())
+                assert difference.max() <= scale, role
+
+
+def _session(flow: Flow, role: Role) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = to_onnx(flow.graphs()[role], *flow.interface.signature(role))
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _named(session: onnxruntime.InferenceSession, inputs: list[Tensor]) -> dict[str, np.ndarray]:
+    names = [each.name for each in session.get_inputs()]
+    return dict(zip(names, (each.numpy() for each in inputs), strict=True))

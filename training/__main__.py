@@ -1,0 +1,153 @@
+"""From a recipe to a published bundle: `python -m training RECIPE.toml`.
+
+Load the data, build the model, fit it, judge the best weights on the test split, export,
+publish. Killed half-way and started again with the same command, it goes on where it was.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from service import bundle
+from service.errors import BundleInvalid
+from service.manifest import Figure, Manifest
+from training import data, export, recipe
+from training.card import card, sample_command, with_error
+from training.checkpoint import CHECKPOINT, CheckpointRefused
+from training.evaluate import evaluate
+from training.loop import TrainingFailed, choose_device, fit
+from training.pictures import draw_curves, draw_samples, png
+from training.raw import DataInvalid
+
+REFUSED = (recipe.RecipeInvalid, DataInvalid, CheckpointRefused, TrainingFailed, BundleInvalid)
+"""What a person can do something about: a sentence, and no trace."""
+INTERRUPTED = 130
+"""What shells answer after Ctrl-C: 128 + SIGINT."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0 published, 2 refused in one sentence, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        run(options)
+    except REFUSED as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. The same command again goes on from the checkpoint.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, judge and publish what the options say."""
+    console = Console(highlight=False, soft_wrap=True)
+    chosen = recipe.read(options.recipe, overrides=options.set, quick=options.quick)
+
+    # Data, and a model that fits it.
+    rows = data.load(chosen.data)
+    model = recipe.build(chosen, rows)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    console.print(f"{chosen.name}: {rows.description}", markup=False)
+    console.print(f"{chosen.model.family} of {size:,} parameters", markup=False)
+
+    # Training; the model comes back with its best weights.
+    folder = options.runs / chosen.name
+    trained = fit(model, rows, chosen.train, folder=folder, key=chosen.key(rows))
+    console.print(
+        f"best validation score {trained.best_score:.5g} in epoch {trained.best_epoch} of "
+        f"{len(trained.history)}, after {trained.wall_time_s:.0f} s. Now the test split ...",
+        markup=False,
+    )
+
+    # Judgement on the test split.
+    figures = evaluate(model.to(choose_device(chosen.train.device)), rows, chosen.evaluate)
+    model.to("cpu")
+
+    # The bundle: graphs held to float64, a card, two pictures.
+    console.print("exporting, and comparing with float64 ...")
+    manifest, files = export.build(
+        model,
+        rows,
+        name=chosen.name,
+        title=chosen.title,
+        licence=chosen.licence,
+        version=max(bundle.versions(options.out, chosen.name), default=0) + 1,
+        figures=figures,
+        origin=export.Origin(
+            recipe=chosen.model_dump(mode="json", exclude_unset=True, exclude={"quick"}),
+            seed=chosen.train.seed,
+            wall_time_s=trained.wall_time_s,
+            device=trained.device,
+        ),
+    )
+    pictures = {
+        "samples.png": png(draw_samples(model, rows.test)),
+        "curves.png": png(draw_curves(trained.history, trained.best_epoch)),
+    }
+    text = card(manifest, trained, rows)
+    place = bundle.publish(
+        options.out, manifest, {**files, **pictures, "card.md": text.encode()}
+    )
+    # Only now: had anything above failed, the same command would begin after the training.
+    (folder / CHECKPOINT).unlink()
+    _report(console, manifest, place)
+
+
+def _report(console: Console, manifest: Manifest, place: Path) -> None:
+    """Print the figures, where the bundle is and how to ask it for a sample."""
+    console.print(_table(manifest.evaluation))
+    console.print(f"published {place}", markup=False)
+    models = shlex.quote(str(place.parent.parent))
+    console.print("serve it and ask for samples:")
+    console.print(f"  PUSHFORWARD_MODELS={models} python -m service", markup=False)
+    console.print(f"  {sample_command(manifest)}", markup=False)
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    table = Table("on the test split", "value", "unit", "n")
+    for figure in figures:
+        table.add_row(figure.name, with_error(figure), figure.unit, f"{figure.n:,}")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train a generative model by a recipe and publish it as a bundle.",
+        epilog="The keys of a recipe:\n\n" + recipe.describe().replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="what to train, and how")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=VALUE",
+        help="put a value into the recipe, as in train.epochs=3; may be repeated",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a trial of the whole path in under a minute, with the recipe's own quick values; "
+        "published as NAME-quick",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("models"), help="folder of bundles (default: models)"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="folder of checkpoints, TensorBoard logs and the latest samples (default: runs)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The model card: what a person should know of a model before using it, as Markdown."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from service.manifest import Figure, Manifest
+from training.checkpoint import Fit
+from training.data import Data
+
+_WHAT = {
+    "vae": "a variational autoencoder: a decoder pushes latent noise to the mean of p(x|z), and "
+    "an encoder gives the posterior q(z|x) of an event",
+    "flow": "a normalizing flow: one invertible network carries noise to events and events back "
+    "to noise, so its density is known by the change of variables",
+    "continuous-flow": "a continuous flow: an ordinary differential equation carries noise to "
+    "events and events back to noise",
+    "gan": "a generative adversarial network: a generator that learnt to fool a critic; it draws "
+    "samples and knows no density",
+}
+
+
+def card(manifest: Manifest, trained: Fit, data: Data) -> str:
+    """Return the card of a bundle, next to which `samples.png` and `curves.png` lie."""
+    sections = {
+        f"{manifest.title}": _introduction(manifest),
+        "Quality": _quality(manifest),
+        "Its density": _density(manifest),
+        "Ask for samples": _usage(manifest),
+        "Data": _data(manifest, data),
+        "Training": _training(manifest, trained),
+        "Intended use and limits": _limits(manifest),
+        "Provenance": _provenance(manifest),
+    }
+    head, *others = sections.items()
+    parts = [f"# {head[0]}\n\n{head[1]}"]
+    parts += [f"## {title}\n\n{text}" for title, text in others]
+    return "\n\n".join(parts) + "\n"
+
+
+def sample_command(manifest: Manifest) -> str:
+    """Return a curl command that asks a service on this machine for sixteen samples."""
+    query = f"model={manifest.name}&n=16&seed=7"
+    if manifest.event.kind == "image":
+        return f"curl 'localhost:8000/sample?{query}' -H 'Accept: image/png' > samples.png"
+    return f"curl 'localhost:8000/sample?{query}'"
+
+
+def with_error(figure: Figure) -> str:
+    """Return "1.234 ± 0.012": the error with two digits, the value to the same place."""
+    error = figure.standard_error
+    if not error or not math.isfinite(error):
+        return f"{figure.value:.4g}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{figure.value:.{places}f} ± {error:.{places}f}"
+
+
+def _introduction(manifest: Manifest) -> str:
+    event = manifest.event
+    what = f"`{manifest.name}` version {manifest.version} is {_WHAT[manifest.family]}."
+    shape = " x ".join(map(str, event.shape))
+    if event.kind == "image":
+        made = f"It makes images of {shape} (channels, height, width), from 0 (black) to 1"
+    else:
+        names = f": {', '.join(event.features)}" if event.features else ""
+        made = f"It makes rows of {event.size} features{names}"
+    made += f", from {manifest.latent.size} independent standard normals."
+    asked = ""
+    if manifest.labels:
+        asked = f" A sample can be asked for by label: {', '.join(manifest.labels)}."
+    return f"{what} {made}{asked}\n\n![Seeded samples](samples.png)"
+
+
+def _quality(manifest: Manifest) -> str:
+    lines = [
+        "Measured on the test split, which training never saw, with the standard error of each "
+        "figure.",
+        "",
+        "| figure | value | unit | n | note |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {figure.name} | {with_error(figure)} | {figure.unit} | {figure.n:,} | {figure.note} |"
+        for figure in manifest.evaluation
+    ]
+    return "\n".join(lines)
+
+
+def _density(manifest: Manifest) -> str:
+    density = manifest.density
+    match density.estimator:
+        case None:
+            return (
+                "None. The model is implicit: it can be sampled, but it cannot say how probable an "
+                "event is, and the service answers such a question with 409."
+            )
+        case "exact":
+            what = "Exact: one pass gives the number."
+        case "importance":
+            what = (
+                "An estimate: the mean of importance weights over draws from q(z|x). Its logarithm "
+                "is too low on average, less so with more draws; the service gives its standard "
+                "error. The ELBO is a lower bound of it."
+            )
+        case "dequantisation":
+            what = (
+                "An estimate: the probability of a discrete image is the mean of the flow's density "
+                "over uniform noise below one grey level. With one draw its logarithm is too low on "
+                "average; the service takes more, and gives their standard error."
+            )
+    measure = f" It is a density of: {density.measure}." if density.measure else ""
+    before = f" Preprocessing: {density.preprocessing}." if density.preprocessing else ""
+    jacobian = " Its Jacobian is part of the density." if before else ""
+    return (
+        f"{what}{measure}{before}{jacobian}\n\nA high density is not the same as a typical event: "
+        "an image of plain black may be more probable than any single good sample."
+    )
+
+
+def _usage(manifest: Manifest) -> str:
+    label = ""
+    if manifest.labels:
+        label = (
+            "\n\nWith a label:\n\n```sh\ncurl localhost:8000/sample -H 'Content-Type: "
+            "application/json' \\\n  -d "
+            f"'{{\"model\": \"{manifest.name}\", \"n\": 4, \"seed\": 7, \"label\": 3}}'\n```"
+        )
+    return (
+        "```sh\nmake serve\n" + sample_command(manifest) + "\n```\n\n"
+        "The same seed gives the same samples, and `start` asks for later rows of the same "
+        f"sequence.{label}"
+    )
+
+
+def _data(manifest: Manifest, data: Data) -> str:
+    counts = ", ".join(
+        f"{len(split):,} {use}"
+        for split, use in (
+            (data.train, "to train"),
+            (data.validation, "to choose the best weights"),
+            (data.test, "to test"),
+        )
+    )
+    return (
+        f"{data.description.rstrip('.')}.\n\nRows: {counts}. SHA-256 of all rows and labels: "
+        f"`{manifest.provenance.data_sha256}`."
+    )
+
+
+def _training(manifest: Manifest, trained: Fit) -> str:
+    provenance = manifest.provenance
+    return (
+        f"{provenance.parameters:,} parameters, {len(trained.history)} epochs in "
+        f"{_duration(trained.wall_time_s)} on {trained.device}. The weights are those of epoch "
+        f"{trained.best_epoch}, the best by validation score ({trained.best_score:.5g}).\n\n"
+        "![Training and validation curves](curves.png)\n\n"
+        f"The recipe, overrides included:\n\n```toml\n{toml(provenance.recipe)}```"
+    )
+
+
+def _limits(manifest: Manifest) -> str:
+    points = [
+        "Made to try, teach and test generative models and their serving. It knows its training "
+        "data and nothing else; what it draws has the habits and the gaps of that data.",
+        "Samples are fiction. Do not take them for measurements, and do not train or judge a "
+        "decision about people with them.",
+        "Nobody has tested it for privacy: a sample may come close to a training row.",
+    ]
+    if manifest.family == "vae":
+        points.append(
+            "What `decode` and `sample` show by default is the mean of p(x|z), smoother than a draw "
+            "from the model."
+        )
+    if manifest.family == "gan":
+        points.append(
+            "A GAN may leave out part of its data; good-looking samples do not prove that all "
+            "kinds of events are there."
+        )
+    if manifest.density.kind != "none":
+        points.append(
+            "Densities of events unlike the training data are extrapolations, and a flow or VAE "
+            "may find strangers more probable than its own data. Not an outlier detector by itself."
+        )
+    return "\n".join(f"- {point}" for point in points)
+
+
+def _provenance(manifest: Manifest) -> str:
+    provenance = manifest.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    return "\n".join(
+        (
+            f"- Created {provenance.created}, seed {provenance.seed}, on {provenance.device}.",
+            f"- Commit: {provenance.git_commit or 'unknown'}.",
+            f"- Versions: {versions}.",
+            f"- Licence of the weights: {manifest.licence}.",
+        )
+    )
+
+
+def toml(table: Mapping[str, Any]) -> str:
+    """Return a recipe's table as TOML: values, then the tables in it. None is left out."""
+    return "".join(_toml(table))
+
+
+def _toml(table: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in table.items():
+        if not isinstance(value, Mapping) and value is not None:
+            yield f"{key} = {_value(value)}\n"
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield f"\n[{key}]\n"
+            yield from _toml(value)
+
+
+def _value(value: object) -> str:
+    # JSON's strings, numbers, booleans and lists are TOML's too.
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,253 @@
+"""Data: from a source named in a recipe to three splits of events."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64, Num
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from service.manifest import Event, Frozen
+from training.events import moments, to_classes, to_features, to_pixels
+from training.raw import DataInvalid, Raw
+from training.sources import read
+
+MINIMUM_ROWS = 20
+"""A guess: with fewer, three splits and a standard error mean nothing."""
+
+
+class DataConfig(Frozen):
+    """What a recipe says of its data."""
+
+    source: str = Field(
+        min_length=1,
+        description="sklearn:NAME (digits, iris, wine, breast_cancer, moons, circles, blobs, "
+        "swiss_roll, s_curve), openml:NAME, or a path to a .npy, .npz, .csv or .parquet file or "
+        "to a folder of images, relative to the current directory",
+    )
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=2,
+        max_length=3,
+        description="view flat rows as images of this shape: [height, width] for grey, or "
+        "[channels, height, width]",
+    )
+    levels: int | None = Field(
+        None,
+        ge=2,
+        le=256,
+        description="grey levels of images; by default 256, or 17 for sklearn:digits",
+    )
+    label: str | None = Field(
+        None,
+        description="column of a table, or key of an .npz (y stands for y_train, y_test), that "
+        "holds the class; sources that know their classes need none",
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, description="columns of a table to use, in this order; by default all"
+    )
+    rows: int | None = Field(
+        None,
+        ge=MINIMUM_ROWS,
+        description="use at most this many rows, of each split its share; splits are made first, "
+        "so a short run trains on no row that the long run tests on; for a generated set, how "
+        "many to generate (10,000 by default)",
+    )
+    noise: float | None = Field(
+        None, ge=0, description="noise of a generated set, in its own units; by default its usual"
+    )
+    test_fraction: float = Field(
+        0.15, gt=0, lt=1, description="share of the rows to test on, unless there is an own split"
+    )
+    validation_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share to select the best weights on, of the rows without an own split",
+    )
+    test_tail: int | None = Field(
+        None, ge=1, description="the last N rows are the official test split"
+    )
+    seed: int = Field(0, ge=0, description="decides the splits, and the rows of a generated set")
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> "DataConfig":
+        if self.test_fraction + self.validation_fraction >= 1:
+            raise ValueError("test_fraction + validation_fraction must leave rows to train on")
+        return self
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events and, where the data has classes, their labels.
+
+    Images are channels first, from 0 to 1, on the data's own grey levels. Dequantisation and
+    binarisation belong to the objective and happen there.
+    """
+
+    x: Float[Tensor, "batch ..."]
+    label: Int[Tensor, " batch"] | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def __getitem__(self, rows: slice | Tensor) -> "Batch":
+        return Batch(self.x[rows], None if self.label is None else self.label[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three splits of one data set, and what a model must know of it.
+
+    Args:
+        train, validation, test: Disjoint rows. Training never sees the last.
+        event: What x is: shape, range, grey levels, feature names.
+        labels: Names of the classes, or None.
+        mean, std: Of each feature over the training split, in the data's own units. For a
+            vector event only; a model standardises inside, so that x stays in these units.
+        description: Where the rows came from and how they were split, in a sentence.
+        sha256: Of all rows and labels, so that two runs can be known to have seen the same.
+    """
+
+    train: Batch
+    validation: Batch
+    test: Batch
+    event: Event
+    labels: tuple[str, ...] | None
+    mean: np.ndarray | None
+    std: np.ndarray | None
+    description: str
+    sha256: str
+
+
+def load(config: DataConfig) -> Data:
+    """Return the three splits that a recipe's data section describes.
+
+    The same configuration and the same file give the same splits, in the same order.
+
+    Raises:
+        DataInvalid: The data cannot be used. The text says which file, what, and what to do.
+    """
+    raw = read(
+        config.source,
+        label=config.label,
+        columns=config.columns,
+        rows=config.rows,
+        noise=config.noise,
+        seed=config.seed,
+    )
+    if len(raw.x) < MINIMUM_ROWS:
+        raise DataInvalid(
+            f"{raw.source}: {len(raw.x)} rows are too few; give at least {MINIMUM_ROWS}"
+        )
+    splits = _split(raw, config)
+    x, event = _events(raw, config)
+    unit = np.float32(1 if event.levels is None else event.levels - 1)
+    label, names = to_classes(raw, wanted=config.label is not None)
+    mean, std = (None, None) if event.kind == "image" else moments(raw, x[splits["train"]])
+
+    def batch(rows: Int64[np.ndarray, " batch"]) -> Batch:
+        classes = None if label is None else torch.from_numpy(label[rows])
+        return Batch(torch.from_numpy(x[rows] / unit), classes)
+
+    return Data(
+        train=batch(splits["train"]),
+        validation=batch(splits["validation"]),
+        test=batch(splits["test"]),
+        event=event,
+        labels=names,
+        mean=mean,
+        std=std,
+        description=f"{raw.title}: {_describe(splits, len(x), event)} (seed {config.seed})",
+        sha256=_digest(x, label),
+    )
+
+
+def _events(raw: Raw, config: DataConfig) -> tuple[Num[np.ndarray, "rows ..."], Event]:
+    """Return all rows as grey levels (uint8) or features (float32), and what an event is."""
+    if config.shape is not None or raw.x.ndim > 2:
+        levels = config.levels or raw.levels or (2 if raw.x.dtype.kind == "b" else 256)
+        pixels = to_pixels(raw, config.shape, levels)
+        return pixels, Event(
+            kind="image", shape=pixels.shape[1:], minimum=0, maximum=1, levels=levels
+        )
+    if config.levels is not None:
+        raise DataInvalid(
+            f"{raw.source}: 'levels' goes with images, and rows of shape {raw.x.shape[1:]} are "
+            f"none; give their 'shape' or leave 'levels' out"
+        )
+    x = to_features(raw)
+    return x, Event(kind="vector", shape=x.shape[1:], features=raw.columns)
+
+
+def _split(raw: Raw, config: DataConfig) -> dict[str, Int64[np.ndarray, " rows"]]:
+    """Return the row numbers of train, validation and test, each in a random order.
+
+    Official splits at the end of the rows are kept. What remains is put in a random order, of
+    which test takes the first, validation the next, training the rest: so the test rows depend
+    on the data, the seed and the test fraction only. `rows` then shortens every split alike.
+    """
+    n = len(raw.x)
+    own_validation, own_test = raw.validation or 0, _official_test(raw, config)
+    pool = n - own_validation - own_test
+    generator = np.random.default_rng(config.seed)
+    order = generator.permutation(pool)
+    test = np.arange(n - own_test, n)
+    if own_test == 0:
+        test, order = np.split(order, [round(config.test_fraction * pool)])
+    validation = np.arange(pool, pool + own_validation)
+    if own_validation == 0:
+        validation, order = np.split(order, [round(config.validation_fraction * pool)])
+    # Official splits are often sorted, and whoever looks at the first rows should see any class.
+    splits = {
+        "train": order,
+        "validation": generator.permutation(validation),
+        "test": generator.permutation(test),
+    }
+    share = min(1.0, (config.rows or n) / n)
+    splits = {name: rows[: round(share * len(rows))] for name, rows in splits.items()}
+    for name, rows in splits.items():
+        if len(rows) == 0:
+            raise DataInvalid(
+                f"{raw.source}: no row is left for the {name} split ({n} rows, {own_validation} "
+                f"of them for validation and {own_test} for test by the source); give more rows "
+                f"or another {'validation' if name == 'train' else name} fraction"
+            )
+    return splits
+
+
+def _official_test(raw: Raw, config: DataConfig) -> int:
+    """Return how many rows at the end are the official test split; 0 if there is none."""
+    if config.test_tail is None:
+        return raw.test or 0
+    if raw.test or raw.validation:
+        raise DataInvalid(f"{raw.source}: brings its own splits; leave out 'test_tail'")
+    if config.test_tail >= len(raw.x):
+        raise DataInvalid(
+            f"{raw.source}: test_tail = {config.test_tail} leaves nothing to train on, the data "
+            f"has {len(raw.x)} rows; choose a smaller one"
+        )
+    return config.test_tail
+
+
+def _describe(splits: dict[str, Int64[np.ndarray, " rows"]], n: int, event: Event) -> str:
+    """Return "1,797 8x8 grey images; 1,347 train, 180 validation, 270 test"."""
+    used = sum(len(rows) for rows in splits.values())
+    count = f"{n:,}" if used == n else f"{used:,} of {n:,}"
+    if event.kind == "vector":
+        what = f"rows of {event.size} features"
+    else:
+        channels, height, width = event.shape
+        what = f"{width}x{height} {'grey' if channels == 1 else 'RGB'} images"
+    return f"{count} {what}; " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
+
+
+def _digest(x: Num[np.ndarray, "rows ..."], label: Int64[np.ndarray, " rows"] | None) -> str:
+    """Return the SHA-256 of all rows: their shape, grey levels or features, and labels."""
+    digest = hashlib.sha256(f"{x.dtype} {x.shape}".encode())
+    for array in (x,) if label is None else (x, label):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,158 @@
+"""Events: rows of a source turned into pixels on grey levels, features, and classes."""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
+
+from training.raw import DataInvalid, Raw
+
+
+def to_pixels(
+    raw: Raw, shape: tuple[int, ...] | None, levels: int
+) -> UInt8[np.ndarray, "rows channel height width"]:
+    """Return images as grey levels 0 to levels - 1.
+
+    Whole numbers up to levels - 1 are grey levels. Fractions from 0 to 1 are rounded to the
+    nearest level. Anything else is refused, and so are integers that are all 0 or 1: black and
+    white, or the two darkest of 256 greys?
+
+    Args:
+        raw: Flat rows, or images with their channels first, last, or without any.
+        shape: What to view flat rows as, channels first. Images must have it already.
+        levels: Number of grey levels, 2 to 256.
+
+    Raises:
+        DataInvalid: Wrong shape, or values that are neither grey levels nor from 0 to 1.
+    """
+    x = _channels_first(raw, shape)
+    low, high = float(x.min()), float(x.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))
+        raise DataInvalid(
+            f"{raw.source}: {len(bad)} images hold NaN or infinity, the first is row {bad[0]} "
+            f"(rows count from 0); repair or drop them"
+        )
+    if x.dtype.kind in "iu" and high <= 1 and levels > 2:
+        raise DataInvalid(
+            f"{raw.source}: whole numbers from {low:g} to {high:g} could be black and white or "
+            f"nearly black; set levels = 2 for black and white"
+        )
+    if low >= 0 and high <= 1:
+        scaled = x.astype(np.float32) * np.float32(levels - 1)
+        return scaled.round().astype(np.uint8)
+    if low < 0 or high > levels - 1 or (x.dtype.kind == "f" and (x % 1 != 0).any()):
+        raise DataInvalid(
+            f"{raw.source}: expected images of whole numbers from 0 to {levels - 1}, or from 0 to "
+            f"1; got {x.dtype} from {low:g} to {high:g}; rescale them or set 'levels'"
+        )
+    return x.astype(np.uint8)
+
+
+def _channels_first(
+    raw: Raw, shape: tuple[int, ...] | None
+) -> Shaped[np.ndarray, "rows channel height width"]:
+    """Return the images with one or three channels on axis 1."""
+    x = raw.x
+    wanted = None if shape is None else (1,) * (3 - len(shape)) + shape
+    if x.ndim == 2 and wanted is not None:
+        if math.prod(wanted) != x.shape[1]:
+            raise DataInvalid(
+                f"{raw.source}: rows of {x.shape[1]} numbers cannot be viewed as {list(wanted)} "
+                f"images, which have {math.prod(wanted)}; correct 'shape'"
+            )
+        x = x.reshape(len(x), *wanted)
+    elif x.ndim == 3:
+        x = x[:, None]
+    else:
+        first, last = x.shape[1] in (1, 3), x.shape[3] in (1, 3)
+        if first == last:
+            raise DataInvalid(
+                f"{raw.source}: cannot tell the channels of images of shape {x.shape[1:]}; store "
+                f"(rows, height, width), or 1 or 3 channels first or last"
+            )
+        x = x if first else np.moveaxis(x, 3, 1)
+    if x.shape[1] not in (1, 3) or (wanted is not None and x.shape[1:] != wanted):
+        raise DataInvalid(
+            f"{raw.source}: images are {list(x.shape[1:])}, channels first, and 'shape' is "
+            f"{list(shape or ())}; give 1 or 3 channels and the shape that they have"
+        )
+    return x
+
+
+def to_features(raw: Raw) -> Float32[np.ndarray, "rows feature"]:
+    """Return the rows of a table as float32, in the data's own units.
+
+    Raises:
+        DataInvalid: NaN, infinity, or a number that float32 cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        x = raw.x.astype(np.float32)
+    bad: Bool[np.ndarray, "rows feature"] = ~np.isfinite(x)
+    if bad.any():
+        column = int(np.flatnonzero(bad.any(axis=0))[0])
+        rows = np.flatnonzero(bad[:, column])
+        raise DataInvalid(
+            f"{raw.source}: {_column(raw, column)} has {len(rows)} values that are missing (NaN), "
+            f"infinite or too large for float32, the first in row {rows[0]} (rows count from 0); "
+            f"fill them or drop those rows"
+        )
+    return x
+
+
+def moments(
+    raw: Raw, train: Float32[np.ndarray, "rows feature"]
+) -> tuple[Float64[np.ndarray, " feature"], Float64[np.ndarray, " feature"]]:
+    """Return mean and standard deviation of each feature over the training split.
+
+    Raises:
+        DataInvalid: A column that is constant there; it has no density and no scale.
+    """
+    # Not std == 0: rounding leaves the deviation of a constant 0.1 a little above zero.
+    constant = np.flatnonzero(np.ptp(train, axis=0) == 0)
+    if len(constant):
+        first = int(constant[0])
+        raise DataInvalid(
+            f"{raw.source}: {_column(raw, first)} is constant ({train[0, first]:g} in every "
+            f"training row); leave it out"
+        )
+    wide = train.astype(np.float64)
+    return wide.mean(axis=0), wide.std(axis=0)
+
+
+def _column(raw: Raw, index: int) -> str:
+    """Return how a message names a column."""
+    return f"column '{raw.columns[index]}'" if raw.columns else f"column {index} (of 'x', from 0)"
+
+
+def to_classes(
+    raw: Raw, *, wanted: bool
+) -> tuple[Int64[np.ndarray, " rows"] | None, tuple[str, ...] | None]:
+    """Return labels as 0 to k - 1 and the names of the classes; None and None without classes.
+
+    Args:
+        raw: With a label of whole numbers or text.
+        wanted: Whether the recipe asked for labels. If not, one class for all rows is no label.
+
+    Raises:
+        DataInvalid: Labels that are no classes, or only one class where they were asked for.
+    """
+    if raw.label is None:
+        return None, None
+    where, values = f"{raw.source}: label '{raw.label_key}'", raw.label
+    if values.dtype.kind not in "buifU":
+        raise DataInvalid(f"{where} is {values.dtype}; use whole numbers or text")
+    if values.dtype.kind == "f":
+        broken = np.flatnonzero(values % 1 != 0)
+        if len(broken):
+            raise DataInvalid(
+                f"{where} is not a class: row {broken[0]} holds {values[broken[0]]} (rows count "
+                f"from 0); use whole numbers or text, or choose another label"
+            )
+        values = values.astype(np.int64)
+    classes, codes = np.unique(values, return_inverse=True)
+    if len(classes) > 1:
+        return codes.astype(np.int64), raw.names or tuple(str(name) for name in classes)
+    if wanted:
+        raise DataInvalid(f"{where} has one class only, '{classes[0]}'; leave 'label' out")
+    return None, None

@@ -1,0 +1,332 @@
+"""Export: a trained family becomes the manifest, graphs and golden vectors of a bundle.
+
+Each graph is exported once, stripped of what would differ between two exports, run in the
+runtime that will serve it, and compared with PyTorch in float64. A graph that is off by more
+than its tolerance is not written. The recipe of the export itself (frozen parameters, two
+exports with the same dynamic shapes, opset 20) was found by trial; see the comments.
+"""
+
+import copy
+import datetime
+import io
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+from torch.export import Dim
+
+from service import bundle
+from service.bundle import Bundle
+from service.manifest import (
+    Figure,
+    Golden,
+    Graph,
+    Interface,
+    Manifest,
+    Provenance,
+    Role,
+    TensorSpec,
+    Tolerance,
+)
+from service.session import Device, Session, replay
+from service.tensors import Array
+from training.data import Data
+from training.family import Family
+
+OPSET = 20
+GOLDEN_ROWS = 16
+GOLDEN_DRAWS = 8
+TOLERANCE = 1e-4
+"""Allowed error of x, and of every log-density per dimension, against float64."""
+
+_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a training when it ends.
+
+    Args:
+        recipe: The recipe as it was run, overrides included.
+        seed: Of the training.
+        wall_time_s: Of the training, earlier sessions included.
+        device: That trained, in words.
+    """
+
+    recipe: dict[str, Any]
+    seed: int
+    wall_time_s: float
+    device: str
+
+
+def build(
+    model: Family,
+    data: Data,
+    *,
+    name: str,
+    title: str,
+    licence: str,
+    version: int,
+    figures: tuple[Figure, ...],
+    origin: Origin,
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest of a trained model and the files it names, ready to be published.
+
+    Raises:
+        service.errors.BundleInvalid: A graph does not repeat the float64 reference in ONNX
+            Runtime. Nothing was written.
+    """
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    interface = model.interface
+    graphs: dict[Role, Graph] = {}
+    files: dict[str, bytes] = {}
+    golden: dict[str, Array] = {}
+    for role, module in model.graphs().items():
+        inputs, outputs = interface.signature(role)
+        file = f"{role}.onnx"
+        files[file] = to_onnx(module, inputs, outputs)
+        vectors = _golden(role, module, interface, data)
+        golden |= {f"{role}.{tensor}": array for tensor, array in vectors.items()}
+        graphs[role] = Graph(
+            file=file,
+            sha256=bundle.digest(files[file]),
+            inputs=inputs,
+            outputs=outputs,
+            tolerance={s.name: _tolerance(s, interface, vectors[s.name]) for s in outputs},
+        )
+    files["golden.npz"] = _npz(golden)
+    manifest = Manifest(
+        **dict(interface),
+        name=name,
+        version=version,
+        title=title,
+        graphs=graphs,
+        golden=Golden(sha256=bundle.digest(files["golden.npz"]), rows=GOLDEN_ROWS),
+        evaluation=figures,
+        provenance=_provenance(model, data, origin),
+        licence=licence,
+    )
+    return _measured(manifest, files), files
+
+
+def to_onnx(
+    module: nn.Module, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> bytes:
+    """Return the module as an ONNX file whose batch and draws axes are free.
+
+    Args:
+        module: Its forward takes the inputs in order and returns a tuple of the outputs in order.
+            Its parameters must not require gradients, or loops fail to export.
+        inputs: Names, dtypes and shapes of the inputs.
+        outputs: Likewise of the outputs.
+    """
+    # Examples of 1 would be taken for constants; 3 and 5 stay symbols.
+    lengths = {"batch": 3, "draws": 5}
+    axes = {"batch": Dim("batch", min=1, max=4096), "draws": Dim("draws", min=1, max=4096)}
+    examples = tuple(
+        torch.zeros(
+            [a if isinstance(a, int) else lengths[a] for a in spec.shape],
+            dtype=getattr(torch, spec.dtype),
+        )
+        for spec in inputs
+    )
+    shapes = tuple(
+        {i: axes[a] for i, a in enumerate(spec.shape) if not isinstance(a, int)} for spec in inputs
+    )
+    graph = _Positional(module)
+    with torch.no_grad():
+        program = torch.export.export(graph, examples, dynamic_shapes=(shapes,), strict=False)
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            # Said twice, because otherwise the axes would be called s77.
+            dynamic_shapes=(shapes,),
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned nothing; this is a bug in its arguments")
+    return _stripped(exported.model_proto)
+
+
+class _Positional(nn.Module):
+    """Gives every graph the same Python signature, whatever its forward calls its arguments."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: torch.Tensor) -> Any:  # noqa: ANN401 - a tuple of any length
+        return self.module(*inputs)
+
+
+def _stripped(model: onnx.ModelProto) -> bytes:
+    """Return the model without stack traces, which hold local paths and triple its size."""
+    bodies = [model.graph, *model.functions]
+    del model.metadata_props[:]
+    model.graph.doc_string = ""
+    while bodies:
+        body = bodies.pop()
+        del body.metadata_props[:]
+        # Inner values carry names and shapes that no runtime needs.
+        del body.value_info[:]
+        for value in (*getattr(body, "input", ()), *getattr(body, "output", ())):
+            if isinstance(value, onnx.ValueInfoProto):
+                del value.metadata_props[:]
+        for node in body.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+            bodies += [a.g for a in node.attribute if a.HasField("g")]
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _golden(role: Role, module: nn.Module, interface: Interface, data: Data) -> dict[str, Array]:
+    """Return inputs and float64 outputs of a graph on test rows and fixed noise."""
+    inputs, outputs = interface.signature(role)
+    rng = np.random.Generator(np.random.Philox(key=20))
+    feeds = {spec.name: _example(spec, interface, data, rng) for spec in inputs}
+    if role == "observe" and interface.observation == "bernoulli":
+        feeds["noise"] = _off_the_edge(module, feeds)
+    answers = _in_float64(module, feeds)
+    return feeds | {spec.name: answers[i] for i, spec in enumerate(outputs)}
+
+
+def _example(spec: TensorSpec, interface: Interface, data: Data, rng: np.random.Generator) -> Array:
+    lengths = {"batch": GOLDEN_ROWS, "draws": GOLDEN_DRAWS}
+    shape = [a if isinstance(a, int) else lengths[a] for a in spec.shape]
+    if spec.name == "x":
+        return np.resize(data.test.x[:GOLDEN_ROWS].numpy(), shape).astype(np.float32)
+    if spec.name == "label":
+        return np.arange(GOLDEN_ROWS, dtype=np.int64) % len(interface.labels or ())
+    if spec.noise == "uniform":
+        return np.clip(rng.random(shape), 1e-6, 1 - 1e-6).astype(np.float32)
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _off_the_edge(module: nn.Module, feeds: Mapping[str, Array]) -> Array:
+    """Return uniform noise that stays clear of the probabilities it is compared with.
+
+    A draw is 1 where noise < mean. Where the two agree to rounding, float32 and float64 draw
+    differently and both are right; such a vector proves nothing. A pixel whose draw changes when
+    the noise moves by 1e-3 gets noise that decides it.
+    """
+    noise = feeds["noise"]
+    low, high = (
+        _in_float64(module, {**feeds, "noise": np.clip(noise + shift, 1e-6, 1 - 1e-6)})[0]
+        for shift in (-1e-3, 1e-3)
+    )
+    return np.where(low == high, noise, 1 - 1e-6).astype(np.float32)
+
+
+def _in_float64(module: nn.Module, feeds: Mapping[str, Array]) -> list[Array]:
+    tensors = [torch.from_numpy(array) for array in feeds.values()]
+    doubles = [t.double() if t.is_floating_point() else t for t in tensors]
+    with torch.no_grad():
+        return [answer.numpy() for answer in copy.deepcopy(module).double()(*doubles)]
+
+
+def _tolerance(spec: TensorSpec, interface: Interface, reference: Array) -> Tolerance:
+    """Return what an output is held to: TOLERANCE for x, and per dimension for log-densities."""
+    largest = max(1.0, float(np.abs(reference).max()))
+    match spec.name:
+        case "pixels":
+            return Tolerance(absolute=1)  # one grey level, where rounding is a tie
+        case "x":
+            return Tolerance(absolute=TOLERANCE * largest)
+        case "kl":
+            return Tolerance(absolute=TOLERANCE * interface.latent.size, relative=1e-5)
+        case "mean" | "scale" | "z":
+            return Tolerance(absolute=1e-3, relative=1e-3)
+        case _:
+            return Tolerance(absolute=TOLERANCE * interface.event.size, relative=1e-5)
+
+
+def _measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Return the manifest with what the serving runtime measured on this CPU."""
+    draft = Bundle(Path(manifest.name), manifest, files)
+    graphs: dict[Role, Graph] = {}
+    for role, graph in manifest.graphs.items():
+        session = Session(draft, role, Device("cpu"))
+        graphs[role] = graph.model_copy(
+            update={
+                "parity": replay(draft, session),
+                "rows_exact_at": _rows_exact_at(session, draft.golden),
+            }
+        )
+    return manifest.model_copy(update={"graphs": graphs})
+
+
+def _rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
+    """Return from which row count on a row's bytes do not depend on its batch, if from any.
+
+    Every row of a batch of 64 is computed again in smaller batches, at other places and among
+    other neighbours, as the engine would: at powers of two.
+    """
+    rng = np.random.Generator(np.random.Philox(key=21))
+    feeds = {
+        spec.name: np.resize(
+            golden[f"{session.role}.{spec.name}"],
+            (64, *golden[f"{session.role}.{spec.name}"].shape[1:]),
+        )
+        for spec in session.graph.inputs
+    }
+    reference = session.run(feeds)
+    for least in (1, 8):
+        batches = [
+            rng.permutation(64)[: least << k] for k in range(7) if least << k <= 64
+            for _ in range(4)
+        ]  # fmt: skip
+        if all(
+            np.array_equal(answer, reference[name][rows])
+            for rows in batches
+            for name, answer in session.run({n: a[rows] for n, a in feeds.items()}).items()
+        ):
+            return least
+    return None
+
+
+def _provenance(model: Family, data: Data, origin: Origin) -> Provenance:
+    return Provenance(
+        recipe=origin.recipe,
+        data=data.description,
+        data_sha256=data.sha256,
+        seed=origin.seed,
+        versions={package: metadata.version(package) for package in _PACKAGES},
+        git_commit=_git_commit(),
+        wall_time_s=round(origin.wall_time_s, 1),
+        device=origin.device,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the code that ran, or None where there is no git or no checkout."""
+    try:
+        run = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()

@@ -1,0 +1,92 @@
+"""What a generative model must be able to do to be trained, judged and exported.
+
+A family (`vae.py`, `flow.py`, `gan.py`) is one `torch.nn.Module` that inherits from `Family`.
+The loop asks it for turns, the evaluation for nats, the export for graphs; none of them knows
+which family it holds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from service.manifest import Interface, Role
+from training.data import Batch
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One player's move in a training step. Most families have one turn, a GAN has two.
+
+    Args:
+        name: What the logs call it.
+        parameters: What this move changes.
+        loss: Maps a batch to named scalars; "loss" is minimised, the others are logged.
+        rate: Factor on the recipe's learning rate.
+    """
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    loss: Callable[[Batch], Mapping[str, Float[Tensor, ""]]]
+    rate: float = 1.0
+
+
+class Family(nn.Module, ABC):
+    """A generative model of one family, with its objective."""
+
+    @property
+    @abstractmethod
+    def interface(self) -> Interface:
+        """What is served: event, latent, labels, density."""
+
+    @abstractmethod
+    def turns(self) -> tuple[Turn, ...]:
+        """Return the moves of one training step, in order.
+
+        Losses may draw from torch's global generator, which the loop seeds and checkpoints.
+        """
+
+    @abstractmethod
+    def score(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the validation score of a batch, to be minimised.
+
+        Called in evaluation mode, without gradients, and with torch's global generator seeded
+        alike each time, so that two scores differ by the weights alone.
+        """
+
+    @abstractmethod
+    def decode(
+        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """Push noise z forward to events x (for a VAE: to the mean of p(x|z))."""
+
+    def nats(self, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
+        """Return per-event test figures in nats, by name. None where there is no density."""
+        return {}
+
+    @abstractmethod
+    def graphs(self) -> dict[Role, nn.Module]:
+        """Return one module per role that can be served.
+
+        Its forward takes the inputs of `interface.signature(role)` in that order and returns a
+        tuple of the outputs in that order. It draws no random numbers and works in any dtype.
+        """
+
+
+class Pixels(nn.Module):
+    """Wrap a decoder of images so that it returns (x, pixels) as the contract wants."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, *inputs: Tensor
+    ) -> tuple[Float[Tensor, "batch channel height width"], Tensor]:
+        """Return x and the same image as uint8 (batch, height, width, channel)."""
+        x = self.decoder(*inputs)
+        pixels = (x * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return x, pixels

@@ -1,0 +1,292 @@
+"""Normalizing flows: invertible networks with a density that is known exactly.
+
+Rows of features pass through coupling layers one feature set at a time. An image goes from
+coarse to fine: every second pixel of every second row (the *coarse* image, which is still a
+legible picture) by a stack of couplings that see all of it, then the pixels between by one
+coupling each, that sees the pixels around them. Sampling walks the same way, so that what is drawn first
+is the shape and what is drawn last are the edges.
+
+Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 2017,
+arXiv:1605.08803 (masks, logit, multiple scales); Reed et al. 2017, arXiv:1703.03664 (pixels
+from coarse to fine).
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from service.manifest import Density, Event, Frozen, Interface, Latent, Role
+from training.conditioner import convolutional, dense
+from training.coupling import Bijection, Chain, Coupling, First, Squeeze, Standardise, Unsqueeze
+from training.data import Batch, Data
+from training.dequantise import Dequantise
+from training.family import Family, Pixels, Turn
+from training.splines import parameters_per_spline
+
+
+class FlowConfig(Frozen):
+    """A coupling flow of rational-quadratic splines."""
+
+    family: Literal["flow"] = Field("flow", description="Selects this family.")
+    layers: int = Field(
+        8, ge=2, description="Couplings that see the whole event, or of an image the coarse half."
+    )
+    width: int = Field(64, ge=1, description="Hidden units, or channels, of each network.")
+    depth: int = Field(2, ge=1, description="Residual blocks of each network.")
+    bins: int = Field(8, ge=2, le=64, description="Bins of each spline.")
+    bound: float = Field(
+        5.0, gt=0, description="Splines act in the box from -bound to bound, outside is identity."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of hidden units dropped.")
+    fine_width: int = Field(64, ge=1, description="Of an image: channels of the fine networks.")
+    fine_depth: int = Field(2, ge=1, description="Of an image: blocks of the fine networks.")
+    alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="Of an image: a grey level y enters as the logit of alpha + (1 - 2 alpha) y.",
+    )
+
+
+class Flow(Family):
+    """An invertible network between events x and standard normal noise z of the same shape.
+
+    Args:
+        config: Sizes.
+        data: Whose event, mean and standard deviation the network is built for. Labels are
+            ignored.
+
+    Raises:
+        ValueError: The event is a vector of one feature, a continuous image, or an image whose
+            sides are no multiples of four.
+    """
+
+    def __init__(self, config: FlowConfig, data: Data) -> None:
+        super().__init__()
+        self.config = config
+        self.event = data.event
+        self.dequantise: Dequantise | None = None
+        if data.event.kind == "image":
+            self.dequantise = _dequantise(config, data.event)
+            self.network: Bijection = _image_network(config, data.event)
+        else:
+            self.network = _vector_network(config, data)
+
+    @property
+    def interface(self) -> Interface:
+        """What is served: an exact density, or for images its mean over noise below a level."""
+        event = self.event
+        if self.dequantise is None:
+            density = Density(
+                kind="exact",
+                estimator="exact",
+                measure="per unit of x",
+                preprocessing="standardised with the mean and deviation of the training rows",
+            )
+        else:
+            density = Density(
+                kind="estimate",
+                estimator="dequantisation",
+                measure=f"probability of the image of {event.levels} grey levels",
+                preprocessing=(
+                    f"y = (level + noise) / {event.levels}, then the logit of alpha + "
+                    f"(1 - 2 alpha) y with alpha = {self.config.alpha}"
+                ),
+            )
+        return Interface(
+            family="flow", event=event, latent=Latent(shape=event.shape), density=density
+        )
+
+    def turns(self) -> tuple[Turn, ...]:
+        """Return the one move: maximum likelihood over all parameters."""
+        return (Turn("likelihood", tuple(self.parameters()), self._loss),)
+
+    def score(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the mean negative log-density in nats."""
+        return self._loss(batch)["loss"]
+
+    def nats(self, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
+        """Return each event's negative log-density, with one draw of noise below a grey level."""
+        return {"negative log-density": -self.log_density(batch.x, self._noise(batch.x))}
+
+    def encode(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return z and log |det dz/dx|, such that log N(z) plus it is the log-density.
+
+        Args:
+            x: Events in the data's own units; an image is rounded to its grey levels.
+            noise: For an image: its place below each level, uniform in [0, 1).
+        """
+        before = x.new_zeros(x.shape[0])
+        if self.dequantise is not None and noise is not None:
+            x, before = self.dequantise(x, noise)
+        z, log_abs_det = self.network(x)
+        return z, before + log_abs_det
+
+    def log_density(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Return log p(x) in nats; for an image one draw, whose exp averages to P(image)."""
+        z, log_abs_det = self.encode(x, noise)
+        energy = (z * z).flatten(1).sum(dim=1)
+        normal = -0.5 * (energy + self.event.size * math.log(2 * math.pi))
+        return normal + log_abs_det
+
+    def decode(
+        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """Return the events whose code z is; of an image the value between its grey levels."""
+        x: Tensor = self.network.inverse(z)
+        return x if self.dequantise is None else self.dequantise.inverse(x)
+
+    def graphs(self) -> dict[Role, nn.Module]:
+        """Return decode, encode and log_density."""
+        decode = _Decode(self)
+        return {
+            "decode": decode if self.dequantise is None else Pixels(decode),
+            "encode": _Encode(self),
+            "log_density": _LogDensity(self),
+        }
+
+    def _noise(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."] | None:
+        return None if self.dequantise is None else torch.rand_like(x)
+
+    def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
+        nats = -self.log_density(batch.x, self._noise(batch.x)).mean()
+        return {"loss": nats, "bits_per_dim": nats.detach() / (self.event.size * math.log(2))}
+
+
+class _Decode(nn.Module):
+    """z -> x."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        return (self.flow.decode(z),)
+
+
+class _Encode(nn.Module):
+    """x, or x and noise -> z and log |det|."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.flow.encode(x, noise)
+
+
+class _LogDensity(nn.Module):
+    """x, or x and noise -> log p(x)."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        return (self.flow.log_density(x, noise),)
+
+
+def _dequantise(config: FlowConfig, event: Event) -> Dequantise:
+    """Return the way from grey levels to the box of the splines."""
+    if event.levels is None:
+        raise ValueError("model.family: a flow of images needs grey levels; set data.levels")
+    return Dequantise(levels=event.levels, alpha=config.alpha, bound=config.bound)
+
+
+def _vector_network(config: FlowConfig, data: Data) -> Chain:
+    """Return couplings over random halves of the features, each half moved in turn."""
+    features = data.event.size
+    if features < 2:
+        raise ValueError("model.family: a coupling flow needs two features or more; got one")
+    if data.mean is None or data.std is None:
+        raise ValueError("data: a vector comes with the mean and deviation of its features")
+    mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
+    layers: list[Bijection] = [Standardise(mean, std)]
+    for layer in range(config.layers):
+        if layer % 2 == 0:
+            order = torch.randperm(features).tolist()
+            halves = order[: features // 2], order[features // 2 :]
+        known, moved = halves if layer % 2 == 0 else halves[::-1]
+        network = dense(
+            known=len(known),
+            free=len(moved) * parameters_per_spline(config.bins),
+            width=config.width,
+            depth=config.depth,
+            dropout=config.dropout,
+        )
+        layers.append(_coupling(config, features, known, moved, network))
+    return Chain(layers)
+
+
+# Which phases of a squeezed image move, as (known, moved): checkerboard, rows, columns, each
+# both ways. Phases are (0, 0), (0, 1), (1, 0), (1, 1) of every 2 x 2 block.
+_MASKS = (
+    ((0, 3), (1, 2)),
+    ((1, 2), (0, 3)),
+    ((0, 1), (2, 3)),
+    ((2, 3), (0, 1)),
+    ((0, 2), (1, 3)),
+    ((1, 3), (0, 2)),
+)
+
+
+def _image_network(config: FlowConfig, event: Event) -> Chain:
+    """Return the flow from the finest pixels to the coarse image and then within it."""
+    channels, height, width = event.shape
+    if height % 4 or width % 4:
+        raise ValueError(
+            f"model.family: a flow needs image sides that are multiples of 4; got "
+            f"{height} x {width}. Set data.shape to resize or pad."
+        )
+
+    def coupling(known: tuple[int, ...], moved: tuple[int, ...], *, fine: bool) -> Coupling:
+        """Move whole phases, given whole phases."""
+        known, moved = (
+            tuple(phase * channels + c for phase in phases for c in range(channels))
+            for phases in (known, moved)
+        )
+        network = convolutional(
+            known=len(known),
+            free=len(moved) * parameters_per_spline(config.bins),
+            side=(height // 2, width // 2) if fine else (height // 4, width // 4),
+            width=config.fine_width if fine else config.width,
+            depth=config.fine_depth if fine else config.depth,
+            dropout=config.dropout,
+        )
+        return _coupling(config, 4 * channels, known, moved, network)
+
+    masks = (_MASKS[layer % len(_MASKS)] for layer in range(config.layers))
+    coarse = Chain(
+        [Squeeze(), *(coupling(*mask, fine=False) for mask in masks), Unsqueeze()],
+    )
+    return Chain(
+        [
+            Squeeze(),
+            # The other colour of the checkerboard has all its four neighbours among the known.
+            coupling((0, 3), (1, 2), fine=True),
+            coupling((0,), (3,), fine=True),
+            First(channels, coarse),
+            Unsqueeze(),
+        ]
+    )
+
+
+def _coupling(
+    config: FlowConfig,
+    channels: int,
+    known: tuple[int, ...],
+    moved: tuple[int, ...],
+    network: nn.Module,
+) -> Coupling:
+    return Coupling(
+        channels=channels, known=known, moved=moved, network=network, bound=config.bound
+    )

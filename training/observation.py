@@ -1,0 +1,161 @@
+"""Observation models p(x|z): what the decoder's output says of an event.
+
+Each is independent across pixels or features given z. A model has three views of an event:
+`resample`, what training and evaluation see of the data; `settle`, what a served graph makes
+of the x it is sent; and `draw`, a sample of p(x|z).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from training.networks import Standardise, bounded_log
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def normal_log_prob(
+    x: Float[Tensor, "..."],
+    *,
+    mean: Float[Tensor, "..."] | float = 0.0,
+    log_scale: Float[Tensor, "..."] | float = 0.0,
+) -> Float[Tensor, "..."]:
+    """Return log N(x; mean, exp(log_scale)^2) in nats, elementwise.
+
+    Written out because `torch.distributions` validates its arguments in ways that no graph
+    can be exported from.
+    """
+    log_scale = torch.as_tensor(log_scale, dtype=x.dtype, device=x.device)
+    standard = (x - mean) * torch.exp(-log_scale)
+    return -0.5 * (standard.square() + LOG_2PI) - log_scale
+
+
+class Observation(nn.Module, ABC):
+    """p(x|z) as a function of the decoder's output."""
+
+    name: Literal["bernoulli", "normal"]
+    measure: str
+    """What `log_prob` is a density of and per what, in words."""
+    levels: int | None
+    """Grey levels of the events it is a density of, None if x is continuous."""
+
+    def resample(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return the events that the data stands for, with torch's global generator."""
+        return x
+
+    def settle(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return the event that a request means by x, without chance."""
+        return x
+
+    @abstractmethod
+    def log_prob(
+        self, x: Float[Tensor, "batch ..."], output: Float[Tensor, "batch draws ..."]
+    ) -> Float[Tensor, "batch draws"]:
+        """Return log p(x|z) in nats, of each event under each draw's output."""
+
+    @abstractmethod
+    def mean(self, output: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return E[x|z]."""
+
+    @abstractmethod
+    def draw(
+        self, output: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
+    ) -> Float[Tensor, "batch ..."]:
+        """Return a sample of p(x|z), a function of noise of the kind the interface names."""
+
+
+class Bernoulli(Observation):
+    """Black or white pixels; the decoder's output is the logit of white.
+
+    A grey of g stands for a pixel that is white with probability g. Training binarises each
+    image afresh each time it sees it (Salakhutdinov & Murray 2008); a request is rounded.
+    """
+
+    name = "bernoulli"
+    measure = "the binary image"
+    levels = 2
+
+    def resample(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return images of 0 and 1, white with the probability of their grey."""
+        return (torch.rand_like(x) < x).to(x.dtype)
+
+    def settle(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return x rounded to 0 and 1."""
+        return x.round()
+
+    def log_prob(
+        self, x: Float[Tensor, "batch ..."], output: Float[Tensor, "batch draws ..."]
+    ) -> Float[Tensor, "batch draws"]:
+        """Return sum x l - log(1 + e^l) over pixels, which is finite for any logit l."""
+        return (x.unsqueeze(1) * output - softplus(output)).flatten(2).sum(2)
+
+    def mean(self, output: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return the probability of white."""
+        return torch.sigmoid(output)
+
+    def draw(
+        self, output: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
+    ) -> Float[Tensor, "batch ..."]:
+        """Return 1 where the uniform noise is below the probability of white, else 0."""
+        return (noise < torch.sigmoid(output)).to(output.dtype)
+
+
+class Gaussian(Observation):
+    """Continuous pixels or features, normal about the decoder's mean with a learned scale.
+
+    Everything is in the data's own units: the mean of a vector is location + unit * output, and
+    its scale is unit * (minimum + e^s) with s learned, so the Jacobian of the standardisation is
+    part of the density. The mean of an image is a sigmoid, hence a picture. The density itself
+    covers all real x: a draw is not clamped to [0, 1], because the clamped draw would follow
+    another distribution than the one `log_prob` reports.
+
+    Args:
+        shape: Of the learned scale: () for a global one, or the event's.
+        minimum: Floor of the scale in standardised units.
+        standardise: The data's location and unit.
+        image: Whether the mean is squashed into [0, 1].
+    """
+
+    name = "normal"
+    measure = "x as real numbers, per unit of x in each dimension"
+    levels = None
+
+    def __init__(
+        self, shape: tuple[int, ...], *, minimum: float, standardise: Standardise, image: bool
+    ) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.zeros(shape))
+        self.minimum = minimum
+        self.standardise = standardise
+        self.image = image
+
+    @property
+    def log_scale(self) -> Float[Tensor, "..."]:
+        """Log of the standard deviation of x given z, in the data's units."""
+        return torch.log((self.minimum + bounded_log(self.raw).exp()) * self.standardise.unit)
+
+    def mean(self, output: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return the mean in the data's units."""
+        if self.image:
+            return torch.sigmoid(output)
+        return self.standardise.location + self.standardise.unit * output
+
+    def log_prob(
+        self, x: Float[Tensor, "batch ..."], output: Float[Tensor, "batch draws ..."]
+    ) -> Float[Tensor, "batch draws"]:
+        """Return the log-density of x, per unit of x."""
+        log_prob = normal_log_prob(
+            x.unsqueeze(1), mean=self.mean(output), log_scale=self.log_scale
+        )
+        return log_prob.flatten(2).sum(2)
+
+    def draw(
+        self, output: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
+    ) -> Float[Tensor, "batch ..."]:
+        """Return mean + scale * noise, for standard normal noise."""
+        return self.mean(output) + torch.exp(self.log_scale) * noise

@@ -1,0 +1,211 @@
+"""Pictures of a model: its samples and its training curves, as matplotlib figures."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from training.checkpoint import Epoch
+from training.data import Batch
+from training.family import Family
+from training.sampling import sample
+
+COLUMNS = 8
+"""Images in a row of the grid."""
+LABELS = 16
+"""Rows of the grid at most, where each shows one label."""
+TILE = 64
+"""Pixels that an image of the grid takes, at least: small images are enlarged whole times."""
+POINTS = 2000
+"""Samples in a scatter plot or a histogram."""
+MARGINALS = 12
+"""Features whose histogram is drawn, at most."""
+GRID = 200
+"""Points a side of the density's heat map."""
+DATA, MODEL = "#4a4a4a", "#c8442b"
+"""Colours of data and of samples, the same in every picture."""
+
+
+@torch.no_grad()
+def draw_samples(model: Family, held_out: Batch, *, seed: int = 0) -> Figure:
+    """Return a picture of seeded samples: a grid of images, or samples beside held-out rows."""
+    model.eval()
+    event = model.interface.event
+    if event.kind == "image":
+        return _image_grid(model, seed)
+    x = held_out.x[:POINTS].cpu().numpy()
+    drawn = sample(model, rows=POINTS, seed=seed).x.numpy()
+    if event.size == 2:
+        return _scatter(model, x, drawn)
+    return _histograms(x, drawn, event.features)
+
+
+def _image_grid(model: Family, seed: int) -> Figure:
+    """Return 8 x 8 images, or a row of 8 for each label."""
+    interface = model.interface
+    names = (interface.labels or ())[:LABELS]
+    rows = len(names) or COLUMNS
+    label = torch.arange(rows).repeat_interleave(COLUMNS) if names else None
+    x = sample(model, rows=rows * COLUMNS, seed=seed, label=label).x
+    mosaic = _mosaic(x.permute(0, 2, 3, 1).numpy(), columns=COLUMNS)
+    margin = 0.0 if not names else 0.13 * max(len(name) for name in names) + 0.15
+    height, width = (side / 100 for side in mosaic.shape[:2])
+    figure = Figure(figsize=(width + margin, height), dpi=100, facecolor="white")
+    axes = figure.add_axes((margin / (width + margin), 0, width / (width + margin), 1))
+    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for row, name in enumerate(names):
+        y = 1 - (row + 0.5) / rows
+        figure.text(margin / 2 / (width + margin), y, name, ha="center", va="center")
+    return figure
+
+
+def _mosaic(
+    images: Float[np.ndarray, "rows height width channel"], *, columns: int
+) -> Float[np.ndarray, "tall wide channel"]:
+    """Return the images side by side on white, with a gap, enlarged by a whole factor."""
+    factor = max(1, math.ceil(TILE / max(images.shape[1:3])))
+    gap = 4
+    large = images.clip(0, 1).repeat(factor, axis=1).repeat(factor, axis=2)
+    large = np.pad(large, ((0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=1.0)
+    count, height, width, channels = large.shape
+    tiles = large.reshape(count // columns, columns, height, width, channels)
+    return tiles.swapaxes(1, 2).reshape(count // columns * height, columns * width, channels)
+
+
+def _scatter(
+    model: Family, x: Float[np.ndarray, "rows 2"], drawn: Float[np.ndarray, "rows 2"]
+) -> Figure:
+    """Return held-out rows beside samples and, where there is an exact density, its map."""
+    exact = model.interface.density.kind == "exact"
+    figure = Figure(figsize=(12.6 if exact else 8.4, 4.2), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 3 if exact else 2, sharex=True, sharey=True)
+    low, high = np.quantile(x, 0.0005, axis=0), np.quantile(x, 0.9995, axis=0)
+    pad = 0.15 * (high - low)
+    names = model.interface.event.features or ("x₁", "x₂")
+    for axes, rows, title, colour in (
+        (panels[0], x, "held-out data", DATA),
+        (panels[1], drawn, "samples", MODEL),
+    ):
+        axes.scatter(rows[:, 0], rows[:, 1], s=4, alpha=0.5, color=colour, linewidths=0)
+        axes.set_title(f"{title} ({len(rows)})")
+        axes.set_xlabel(names[0])
+    panels[0].set_ylabel(names[1])
+    panels[0].set_xlim(low[0] - pad[0], high[0] + pad[0])
+    panels[0].set_ylim(low[1] - pad[1], high[1] + pad[1])
+    if exact:
+        _heat_map(model, panels[2], low - pad, high + pad)
+    return figure
+
+
+def _heat_map(
+    model: Family, axes: Axes, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"]
+) -> None:
+    """Draw exp(log p(x)) over a rectangle."""
+    device = next(model.parameters()).device
+    across, up = (
+        torch.linspace(float(start), float(end), GRID)
+        for start, end in zip(low, high, strict=True)
+    )
+    points = torch.cartesian_prod(across, up).to(device)
+    log_density = model.graphs()["log_density"]
+    nats = torch.cat([log_density(part)[0] for part in points.split(4096)])
+    density = nats.exp().reshape(GRID, GRID).T.cpu().numpy()
+    image = axes.imshow(
+        density,
+        extent=(low[0], high[0], low[1], high[1]),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        # A thin ridge would leave the rest black.
+        vmax=float(np.quantile(density, 0.995)),
+    )
+    axes.set_title("density p(x)")
+    axes.figure.colorbar(image, ax=axes, shrink=0.9)
+
+
+def _histograms(
+    x: Float[np.ndarray, "rows feature"],
+    drawn: Float[np.ndarray, "rows feature"],
+    names: tuple[str, ...],
+) -> Figure:
+    """Return each feature's histogram, samples over held-out rows."""
+    shown = min(x.shape[1], MARGINALS)
+    columns = min(4, shown)
+    lines = math.ceil(shown / columns)
+    figure = Figure(figsize=(2.8 * columns, 2.2 * lines + 0.4), dpi=100, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for feature, axes in enumerate(panels):
+        if feature >= shown:
+            axes.set_axis_off()
+            continue
+        low, high = np.quantile(x[:, feature], (0.001, 0.999))
+        pad = 0.1 * (high - low)
+        bins = np.linspace(low - pad, high + pad, 40)
+        axes.hist(x[:, feature], bins, density=True, color=DATA, alpha=0.45, label="data")
+        axes.hist(
+            drawn[:, feature], bins, density=True, color=MODEL, histtype="step", label="samples"
+        )
+        axes.set_title(names[feature] if names else f"x{feature + 1}", fontsize=9)
+        axes.set_yticks([])
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a figure's pixels."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(render(figure)).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def draw_curves(history: Sequence[Epoch], best_epoch: int) -> Figure:
+    """Return the losses of training and the validation score over the epochs."""
+    epochs = [epoch.number for epoch in history]
+    scores = [epoch.score for epoch in history]
+    losses = [name for name in history[0].losses if name.endswith("/loss")]
+    # One player minimises what validation measures, so one scale shows both; a game's losses
+    # and its score have nothing in common.
+    figure = Figure(figsize=(7, 3.6 * min(2, len(losses))), dpi=100, layout="constrained")
+    panels = np.atleast_1d(figure.subplots(min(2, len(losses)), 1, sharex=True))
+    for name in losses:
+        curve = [epoch.losses[name] for epoch in history]
+        panels[0].plot(epochs, curve, label=f"train: {name.removesuffix('/loss')}")
+    panels[-1].plot(epochs, scores, color=MODEL, label="validation")
+    panels[-1].plot(
+        [best_epoch],
+        [scores[best_epoch - 1]],
+        "o",
+        color=MODEL,
+        label=f"best: {scores[best_epoch - 1]:.4g} in epoch {best_epoch}",
+    )
+    for axes in panels:
+        _keep_the_tail_in_view(axes)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel("epoch")
+    return figure
+
+
+def _keep_the_tail_in_view(axes: Axes) -> None:
+    """Cut the steep beginning off the y axis, so that the long end can be read."""
+    curves = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
+    values = np.concatenate(curves)
+    tails = np.concatenate([curve[len(curve) // 10 :] for curve in curves])
+    low, high = float(values.min()), float(tails.max())
+    pad = 0.05 * (high - low) or 1.0
+    axes.set_ylim(low - pad, high + pad)

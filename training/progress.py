@@ -1,0 +1,116 @@
+"""What a person sees while a model trains: a bar or lines, TensorBoard, the latest samples."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from torch.utils.tensorboard import SummaryWriter
+
+from training.checkpoint import Run
+from training.data import Data
+from training.pictures import draw_samples, render
+
+PICTURE_EVERY_S = 20.0
+"""Between two pictures of samples: one takes about half a second."""
+LINES = 100
+"""Lines a run prints at most where there is no terminal."""
+
+
+class Progress:
+    """Shows a run while it is open: `with Progress(...) as progress`.
+
+    Args:
+        run: What is watched; read at each call, never changed.
+        data: To draw samples beside.
+        folder: Where TensorBoard's files and `samples.png` go.
+        epochs, steps: How many there will be, and how many steps each has.
+        console: Where to write; None is standard output.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: Data,
+        *,
+        folder: Path,
+        epochs: int,
+        steps: int,
+        console: Console | None = None,
+    ) -> None:
+        self.run = run
+        self.data = data
+        self.folder = folder
+        self.epochs = epochs
+        self.steps = steps
+        self.line_every = max(1, epochs // LINES)
+        self.drawn_s = run.wall_time_s
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.writer = SummaryWriter(str(folder), purge_step=run.epoch + 1)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        done = run.epoch * steps + run.step
+        self.task = self.bar.add_task("", total=epochs * steps, completed=done)
+
+    def __enter__(self) -> Self:
+        if self.run.epoch or self.run.step:
+            self.console.print(
+                f"resuming in epoch {self.run.epoch + 1}, after {self.run.step} of its "
+                f"{self.steps} steps",
+                markup=False,
+            )
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+        self.writer.close()
+
+    def show_step(self) -> None:
+        """Move the bar on and show the mean losses of the epoch so far."""
+        run = self.run
+        if not self.bar.disable:
+            words = [f"epoch {run.epoch + 1}/{self.epochs}", _listing(run.means())]
+            if run.history:
+                words.append(f"validation {run.history[-1].score:.4g}")
+            self.bar.update(self.task, advance=1, description=" · ".join(words))
+
+    def show_epoch(self) -> None:
+        """Log the epoch that was just closed, print its line, now and then draw samples."""
+        epoch = self.run.history[-1]
+        for name, value in epoch.losses.items():
+            self.writer.add_scalar(f"train/{name}", value, epoch.number)
+        self.writer.add_scalar("validation/score", epoch.score, epoch.number)
+        last = epoch.number == self.epochs
+        if last or epoch.wall_time_s - self.drawn_s > PICTURE_EVERY_S:
+            picture = render(draw_samples(self.run.average, self.data.validation))
+            Image.fromarray(picture).save(self.folder / "samples.png")
+            self.writer.add_image("samples", picture, epoch.number, dataformats="HWC")
+            self.drawn_s = epoch.wall_time_s
+        if not self.console.is_terminal and (last or epoch.number % self.line_every == 0):
+            best = " (best)" if self.run.best_epoch == epoch.number else ""
+            self.console.print(
+                f"epoch {epoch.number}/{self.epochs}: {_listing(epoch.losses)}, "
+                f"validation {epoch.score:.5g}{best}, {epoch.wall_time_s:.0f} s",
+                markup=False,
+            )
+
+
+def _listing(losses: dict[str, float]) -> str:
+    """Return "discriminator 0.69, generator 1.2": each turn's "loss" goes by the turn's name."""
+    shown = ((name.removesuffix("/loss"), value) for name, value in losses.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown)

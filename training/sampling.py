@@ -1,0 +1,46 @@
+"""Seeded samples from a model in training's hands (the service has its own addressable noise)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from training.data import Batch
+from training.family import Family
+
+CHUNK_ROWS = 256
+"""Rows decoded at once: keeps memory small whatever the model."""
+
+
+@torch.no_grad()
+def sample(model: Family, *, rows: int, seed: int, label: Tensor | None = None) -> Batch:
+    """Return samples of a model, on the CPU, with the labels they were asked for.
+
+    The noise is a function of (seed, rows) on every device. Without `label`, a conditional
+    model is asked for its labels in turn: 0, 1, ..., 0, 1, ...
+
+    A model of vectors with a p(x|z) draws from it; of images it shows the mean, as every VAE does.
+    """
+    model.eval()
+    interface = model.interface
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(rows, *interface.latent.shape, generator=generator)
+    if interface.labels and label is None:
+        label = torch.arange(rows) % len(interface.labels)
+    chunks = []
+    for part in torch.arange(rows).split(CHUNK_ROWS):
+        asked = None if label is None else label[part].to(device)
+        chunks.append(_decode(model, z[part].to(device), asked, generator).cpu())
+    return Batch(torch.cat(chunks), label)
+
+
+def _decode(
+    model: Family, z: Tensor, label: Int[Tensor, " batch"] | None, generator: torch.Generator
+) -> Float[Tensor, "batch ..."]:
+    interface = model.interface
+    if interface.event.kind == "image" or interface.observation != "normal":
+        return model.decode(z, label)
+    noise = torch.randn(len(z), *interface.event.shape, generator=generator).to(z)
+    inputs = (z, noise) if label is None else (z, label, noise)
+    x: Tensor = model.graphs()["observe"](*inputs)[0]
+    return x

@@ -1,0 +1,156 @@
+"""Sources: where rows come from, each read into one `Raw` value with its numbers unchecked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Num
+from sklearn import datasets
+
+from training.arrays import read_archive, read_folder
+from training.raw import DataInvalid, Raw, reason
+from training.tables import read_file, read_table
+
+GENERATED_ROWS = 10_000
+"""Rows of a generated set unless the recipe says otherwise."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A set that is generated: how, with how much noise by default, and whether with classes."""
+
+    make: Callable[..., tuple[np.ndarray, np.ndarray]]
+    noise: float
+    labelled: bool
+
+
+def _blobs(
+    *, n_samples: int, noise: float, random_state: int
+) -> tuple[Float[np.ndarray, "rows 2"], Num[np.ndarray, " rows"]]:
+    """Return blobs, whose noise scikit-learn calls the standard deviation of a cluster."""
+    x, label = datasets.make_blobs(n_samples, cluster_std=noise, random_state=random_state)
+    return x, label
+
+
+TOYS = {
+    "moons": Toy(datasets.make_moons, 0.05, labelled=True),
+    "circles": Toy(datasets.make_circles, 0.05, labelled=True),
+    "blobs": Toy(_blobs, 1.0, labelled=True),
+    "swiss_roll": Toy(datasets.make_swiss_roll, 0.5, labelled=False),
+    "s_curve": Toy(datasets.make_s_curve, 0.05, labelled=False),
+}
+TABLES = {
+    "iris": datasets.load_iris,
+    "wine": datasets.load_wine,
+    "breast_cancer": datasets.load_breast_cancer,
+}
+
+
+def read(
+    source: str,
+    *,
+    label: str | None,
+    columns: tuple[str, ...] | None,
+    rows: int | None,
+    noise: float | None,
+    seed: int,
+) -> Raw:
+    """Return the rows of a source, all of them.
+
+    Args:
+        source: `sklearn:NAME`, `openml:NAME`, or a path: a file or a folder of images.
+        label: Column or key of the classes. None: what the source itself calls its classes.
+        columns: Which columns of a table, in order. None: all but the label.
+        rows: How many to generate, where the set is generated. Others are read whole.
+        noise: Of a generated set. None: the set's own.
+        seed: Of a generated set.
+
+    Raises:
+        DataInvalid: Unknown or unreadable source, or an option that does not apply to it.
+    """
+    scheme, _, name = source.partition(":")
+    if scheme == "sklearn" and name in TOYS:
+        _refuse(source, label=label, columns=columns)
+        return _toy(name, rows=rows, noise=noise, seed=seed)
+    _refuse(source, noise=noise)
+    if scheme == "sklearn":
+        _refuse(source, label=label)
+        return _built_in(name, columns)
+    if scheme == "openml":
+        return _openml(name, label=label, columns=columns)
+    path = Path(source)
+    if not path.exists():
+        raise DataInvalid(
+            f"{source}: no such file or folder; give a path that exists (relative ones start "
+            f"at the current directory), sklearn:NAME or openml:NAME"
+        )
+    if path.is_dir():
+        _refuse(source, label=label, columns=columns)
+        return read_folder(path)
+    if path.suffix in (".npy", ".npz"):
+        _refuse(source, columns=columns)
+        return read_archive(path, label)
+    if path.suffix in (".csv", ".parquet"):
+        frame = read_file(path)
+        return read_table(frame, source=source, title=path.name, label=label, columns=columns)
+    raise DataInvalid(
+        f"{source}: cannot read '{path.suffix}' files; give .npy, .npz, .csv, .parquet or a "
+        f"folder of images"
+    )
+
+
+def _refuse(source: str, **options: object) -> None:
+    """Raise for an option that was given and would do nothing."""
+    for name, value in options.items():
+        if value is not None:
+            raise DataInvalid(f"{source}: the option '{name}' does not apply here; leave it out")
+
+
+def _toy(name: str, *, rows: int | None, noise: float | None, seed: int) -> Raw:
+    """Return freshly generated rows of one of scikit-learn's `make_` sets."""
+    toy = TOYS[name]
+    x, label = toy.make(
+        n_samples=GENERATED_ROWS if rows is None else rows,
+        noise=toy.noise if noise is None else noise,
+        random_state=seed,
+    )
+    classes = label if toy.labelled else None
+    return Raw(x, source=f"sklearn:{name}", title=f"scikit-learn {name}", label=classes)
+
+
+def _built_in(name: str, columns: tuple[str, ...] | None) -> Raw:
+    """Return one of the sets that scikit-learn carries."""
+    source, title = f"sklearn:{name}", f"scikit-learn {name}"
+    if name == "digits":
+        _refuse(source, columns=columns)
+        digits = datasets.load_digits()
+        x = digits.images.astype(np.uint8)
+        return Raw(x, source=source, title=title, label=digits.target, levels=17)
+    if name not in TABLES:
+        known = ", ".join(sorted({"digits", *TABLES, *TOYS}))
+        raise DataInvalid(f"{source}: unknown set; scikit-learn's sets known here are {known}")
+    bunch = TABLES[name](as_frame=True)
+    names = tuple(map(str, bunch.target_names))
+    return read_table(
+        bunch.frame, source=source, title=title, label="target", columns=columns, names=names
+    )
+
+
+def _openml(name: str, *, label: str | None, columns: tuple[str, ...] | None) -> Raw:
+    """Return a set of openml.org. Its own target is the label where it is categorical."""
+    source = f"openml:{name}"
+    try:
+        bunch = datasets.fetch_openml(name, as_frame=True, parser="auto")
+    except (OSError, ValueError) as error:
+        raise DataInvalid(
+            f"{source}: could not be fetched ({reason(error)}); check the name and the network, or "
+            f"save the table as .csv or .parquet and give its path"
+        ) from error
+    target = bunch.target.name if isinstance(bunch.target, pd.Series) else None
+    if label is None and target is not None and not pd.api.types.is_numeric_dtype(bunch.target):
+        label = str(target)
+    return read_table(
+        bunch.frame, source=source, title=f"OpenML {name}", label=label, columns=columns
+    )

@@ -1,0 +1,111 @@
+"""Tables: named columns of numbers, and perhaps one of classes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Shaped
+
+from training.raw import DataInvalid, Raw, reason
+
+
+def read_file(path: Path) -> pd.DataFrame:
+    """Return the table of a .csv or .parquet file."""
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        # Without low_memory, pandas guesses the type of a column from all of it.
+        frame = pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError) as error:
+        raise DataInvalid(
+            f"{path}: cannot be read as a table ({reason(error)}); save it anew"
+        ) from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise DataInvalid(
+            f"{path}: its lines hold more values than the first line has names; name each column"
+        )
+    if any(str(name).startswith("Unnamed: ") for name in frame.columns):
+        raise DataInvalid(
+            f"{path}: a column has no name, as happens to a saved index; name it in the first "
+            f"line or save the file without it"
+        )
+    if all(_is_number(str(name)) for name in frame.columns) and "0" not in frame.columns:
+        raise DataInvalid(
+            f"{path}: the first line holds numbers only, so it looks like data; put a line of "
+            f"column names above it"
+        )
+    return frame
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read_table(
+    frame: pd.DataFrame,
+    *,
+    source: str,
+    title: str,
+    label: str | None,
+    columns: tuple[str, ...] | None,
+    names: tuple[str, ...] | None = None,
+) -> Raw:
+    """Return the wanted columns of a table as float64, and its label column apart.
+
+    Raises:
+        DataInvalid: A column is missing, named twice or not numeric, or a label is missing.
+    """
+    frame = frame.rename(columns=str).reset_index(drop=True)
+    chosen = [name for name in frame.columns if name != label] if columns is None else [*columns]
+    wanted = chosen if label is None else [*chosen, label]
+    for name in wanted:
+        if name not in frame.columns:
+            listing = ", ".join(frame.columns[:20])
+            raise DataInvalid(f"{source}: no column '{name}'; choose among {listing}")
+        if wanted.count(name) > 1:
+            raise DataInvalid(f"{source}: column '{name}' is named twice; name it once")
+    if not chosen:
+        raise DataInvalid(f"{source}: no columns are left beside the label; name other columns")
+    for name in chosen:
+        _require_numeric(frame[name], source)
+    return Raw(
+        frame[chosen].to_numpy(dtype=np.float64, na_value=np.nan),
+        source=source,
+        title=title,
+        label=None if label is None else _classes(frame[label], source),
+        label_key=label or "label",
+        names=names,
+        columns=tuple(chosen),
+    )
+
+
+def _require_numeric(column: "pd.Series[float]", source: str) -> None:
+    """Raise if a column holds anything but real numbers, showing the first thing that is not."""
+    kind = pd.api.types
+    if kind.is_numeric_dtype(column) and not kind.is_complex_dtype(column):
+        return
+    text = column.dropna().astype(str)
+    bad = text[pd.to_numeric(text, errors="coerce").isna()]
+    # Digits stored as text are all numbers to pandas. Then the first value is shown.
+    shown = bad if len(bad) else text
+    what = f"row {shown.index[0]} holds '{shown.iloc[0]}'" if len(shown) else "it is empty"
+    raise DataInvalid(
+        f"{source}: column '{column.name}' is not numeric ({what}, rows count from 0); make it "
+        f"the label, leave it out through 'columns', or turn it into numbers"
+    )
+
+
+def _classes(column: "pd.Series[float]", source: str) -> Shaped[np.ndarray, " rows"]:
+    """Return a label column as numbers where it has numbers, else as text."""
+    missing = np.flatnonzero(column.isna().to_numpy())
+    if len(missing):
+        raise DataInvalid(
+            f"{source}: label column '{column.name}' has {len(missing)} missing values, the "
+            f"first in row {missing[0]} (rows count from 0); fill them or drop those rows"
+        )
+    numeric = pd.api.types.is_numeric_dtype(column)
+    return column.to_numpy(dtype=np.float64) if numeric else column.to_numpy().astype(str)
