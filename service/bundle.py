@@ -64,6 +64,11 @@ class Bundle:
         return self.files[self.manifest.graphs[role].file]
 
     @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the manifest. It holds those of all files, so equal means the same bundle."""
+        return digest(self.manifest.model_dump_json().encode())
+
+    @cached_property
     def golden(self) -> dict[str, Array]:
         """The golden vectors, by "<role>.<tensor>"."""
         with np.load(io.BytesIO(self.files[self.manifest.golden.file])) as arrays:
@@ -245,12 +250,16 @@ def _erase_names(spec: TensorSpec) -> str:
 def _check_golden(bundle: Bundle) -> None:
     where = bundle.folder / bundle.manifest.golden.file
     rows = bundle.manifest.golden.rows
+    try:
+        golden = bundle.golden
+    except Exception as error:  # numpy and zipfile have no common class for a broken file
+        raise BundleInvalid(f"{where}: not an npz of numbers ({error}).", field="golden") from error
     for role, graph in bundle.manifest.graphs.items():
         for spec in (*graph.inputs, *graph.outputs):
             key = f"{role}.{spec.name}"
-            if key not in bundle.golden:
+            if key not in golden:
                 raise BundleInvalid(f"{where}: there is no array {key}.", field=key)
-            array = bundle.golden[key]
+            array = golden[key]
             fixed = [rows if axis == "batch" else axis for axis in spec.shape]
             matches = array.ndim == len(fixed) and all(
                 axis in ("draws", length) for axis, length in zip(fixed, array.shape, strict=True)

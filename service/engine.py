@@ -39,6 +39,7 @@ class Engine:
         self, bundle: Bundle, device: Device, *, executor: Executor, max_batch_rows: int
     ) -> None:
         self.manifest: Manifest = bundle.manifest
+        self.identity = bundle.identity
         self.device = device
         self._executor = executor
         self._max_rows = max_batch_rows

@@ -9,7 +9,7 @@ from typing import Literal
 
 from service import bundle
 from service.engine import Engine
-from service.errors import BundleInvalid, ModelNotFound, NotReady, RequestMalformed
+from service.errors import ModelNotFound, NotReady, RequestMalformed, ServiceError
 from service.session import Device, cores
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Repository:
         self.default = default
         self.models = {n: Model(n, bundle.versions(folder, n)) for n in bundle.names(folder)}
         self.loaded = False
+        self._stopped = False
         self._max_batch_rows = max_batch_rows
         self._executor = ThreadPoolExecutor(
             threads or (cores() if device.kind == "cpu" else 1), thread_name_prefix="dispatcher"
@@ -67,8 +68,14 @@ class Repository:
     def load(self) -> None:
         """Load the newest sound version of every model. Blocks; call it from a thread."""
         for model in self.models.values():
+            if self._stopped:
+                return
             self._load(model)
         self.loaded = True
+
+    def stop_loading(self) -> None:
+        """Make `load` return after the model that it is at."""
+        self._stopped = True
 
     def close(self) -> None:
         """Wait for the runs under way and end the threads."""
@@ -128,9 +135,13 @@ class Repository:
                     executor=self._executor,
                     max_batch_rows=self._max_batch_rows,
                 )
-            except BundleInvalid as error:
+            except ServiceError as error:
                 model.problems[version] = error.detail
                 log.error("refused %s version %d: %s", model.name, version, error.detail)
+                continue
+            except Exception as error:  # one unreadable bundle must not take the others with it
+                model.problems[version] = f"{type(error).__name__}: {error}"
+                log.exception("refused %s version %d", model.name, version)
                 continue
             model.state = "ready"
             log.info(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,7 +12,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PUSHFORWARD_", frozen=True, extra="forbid")
 
-    models: Path = Field(Path("models"), description="Folder of bundles, <name>/<version>/.")
+    models: DirectoryPath = Field(
+        Path("models"), description="Folder of bundles, <name>/<version>/."
+    )
     default_model: str | None = Field(
         None, description="Model of a request that names none. One served model is its own default."
     )
@@ -39,3 +41,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+
+    @field_validator("default_model")
+    @classmethod
+    def _default_is_there(cls, name: str | None, info: ValidationInfo) -> str | None:
+        models = info.data.get("models")
+        if name is not None and models is not None and not (models / name).is_dir():
+            raise ValueError(f"there is no such model in {models}")
+        return name

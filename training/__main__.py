@@ -72,28 +72,30 @@ def run(options: argparse.Namespace) -> None:
     # The bundle: graphs held to float64, a card, two pictures.
     console.print("exporting, and comparing with float64 ...")
     manifest, files = export.build(
-        model,
-        rows,
+        model.graphs(),
+        model.interface,
         name=chosen.name,
         title=chosen.title,
         licence=chosen.licence,
         version=max(bundle.versions(options.out, chosen.name), default=0) + 1,
+        events=rows.test.x.numpy(),
         figures=figures,
-        origin=export.Origin(
+        provenance=export.describe_origin(
             recipe=chosen.model_dump(mode="json", exclude_unset=True, exclude={"quick"}),
+            data=rows.description,
+            data_sha256=rows.sha256,
             seed=chosen.train.seed,
             wall_time_s=trained.wall_time_s,
             device=trained.device,
+            parameters=size,
         ),
     )
     pictures = {
         "samples.png": png(draw_samples(model, rows.test)),
         "curves.png": png(draw_curves(trained.history, trained.best_epoch)),
     }
-    text = card(manifest, trained, rows)
-    place = bundle.publish(
-        options.out, manifest, {**files, **pictures, "card.md": text.encode()}
-    )
+    text = card(manifest, trained)
+    place = bundle.publish(options.out, manifest, {**files, **pictures, "card.md": text.encode()})
     # Only now: had anything above failed, the same command would begin after the training.
     (folder / CHECKPOINT).unlink()
     _report(console, manifest, place)

@@ -7,7 +7,6 @@ from typing import Any
 
 from service.manifest import Figure, Manifest
 from training.checkpoint import Fit
-from training.data import Data
 
 _WHAT = {
     "vae": "a variational autoencoder: a decoder pushes latent noise to the mean of p(x|z), and "
@@ -21,14 +20,14 @@ _WHAT = {
 }
 
 
-def card(manifest: Manifest, trained: Fit, data: Data) -> str:
+def card(manifest: Manifest, trained: Fit) -> str:
     """Return the card of a bundle, next to which `samples.png` and `curves.png` lie."""
     sections = {
         f"{manifest.title}": _introduction(manifest),
         "Quality": _quality(manifest),
         "Its density": _density(manifest),
         "Ask for samples": _usage(manifest),
-        "Data": _data(manifest, data),
+        "Data": _data(manifest),
         "Training": _training(manifest, trained),
         "Intended use and limits": _limits(manifest),
         "Provenance": _provenance(manifest),
@@ -87,44 +86,43 @@ def _quality(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+_ESTIMATORS = {
+    "exact": "Exact: one pass gives the number.",
+    "importance": "An estimate: the mean of importance weights over draws from q(z|x). Its "
+    "logarithm is too low on average, less so with more draws; the service gives its standard "
+    "error. The ELBO is a lower bound of it.",
+    "dequantisation": "An estimate: the probability of a discrete image is the mean of the flow's "
+    "density over uniform noise below one grey level. Its logarithm is too low on average, less "
+    "so with more draws; the service gives its standard error.",
+}
+
+
 def _density(manifest: Manifest) -> str:
     density = manifest.density
-    match density.estimator:
-        case None:
-            return (
-                "None. The model is implicit: it can be sampled, but it cannot say how probable an "
-                "event is, and the service answers such a question with 409."
-            )
-        case "exact":
-            what = "Exact: one pass gives the number."
-        case "importance":
-            what = (
-                "An estimate: the mean of importance weights over draws from q(z|x). Its logarithm "
-                "is too low on average, less so with more draws; the service gives its standard "
-                "error. The ELBO is a lower bound of it."
-            )
-        case "dequantisation":
-            what = (
-                "An estimate: the probability of a discrete image is the mean of the flow's density "
-                "over uniform noise below one grey level. With one draw its logarithm is too low on "
-                "average; the service takes more, and gives their standard error."
-            )
-    measure = f" It is a density of: {density.measure}." if density.measure else ""
-    before = f" Preprocessing: {density.preprocessing}." if density.preprocessing else ""
-    jacobian = " Its Jacobian is part of the density." if before else ""
+    if density.estimator is None:
+        return (
+            "None. The model is implicit: it can be sampled, but it cannot say how probable an "
+            "event is, and the service answers such a question with 409."
+        )
+    text = _ESTIMATORS[density.estimator]
+    if density.measure:
+        text += f" Measure: {density.measure}."
+    if density.preprocessing:
+        text += f" Preprocessing: {density.preprocessing}. Its Jacobian is part of the density."
     return (
-        f"{what}{measure}{before}{jacobian}\n\nA high density is not the same as a typical event: "
-        "an image of plain black may be more probable than any single good sample."
+        f"{text}\n\nA probable event is not the same as a typical one: an image of plain black "
+        "may be more probable than any single good sample."
     )
 
 
 def _usage(manifest: Manifest) -> str:
     label = ""
     if manifest.labels:
+        wanted = min(3, len(manifest.labels) - 1)
         label = (
             "\n\nWith a label:\n\n```sh\ncurl localhost:8000/sample -H 'Content-Type: "
             "application/json' \\\n  -d "
-            f"'{{\"model\": \"{manifest.name}\", \"n\": 4, \"seed\": 7, \"label\": 3}}'\n```"
+            f'\'{{"model": "{manifest.name}", "n": 4, "seed": 7, "label": {wanted}}}\'\n```'
         )
     return (
         "```sh\nmake serve\n" + sample_command(manifest) + "\n```\n\n"
@@ -133,25 +131,19 @@ def _usage(manifest: Manifest) -> str:
     )
 
 
-def _data(manifest: Manifest, data: Data) -> str:
-    counts = ", ".join(
-        f"{len(split):,} {use}"
-        for split, use in (
-            (data.train, "to train"),
-            (data.validation, "to choose the best weights"),
-            (data.test, "to test"),
-        )
-    )
+def _data(manifest: Manifest) -> str:
+    provenance = manifest.provenance
     return (
-        f"{data.description.rstrip('.')}.\n\nRows: {counts}. SHA-256 of all rows and labels: "
-        f"`{manifest.provenance.data_sha256}`."
+        f"{provenance.data.rstrip('.')}. The validation rows chose the best weights; the test "
+        "rows made the table above and nothing else.\n\n"
+        f"SHA-256 of all rows and labels: `{provenance.data_sha256}`."
     )
 
 
 def _training(manifest: Manifest, trained: Fit) -> str:
     provenance = manifest.provenance
     return (
-        f"{provenance.parameters:,} parameters, {len(trained.history)} epochs in "
+        f"{provenance.parameters:,} parameters, {len(trained.history):,} epochs in "
         f"{_duration(trained.wall_time_s)} on {trained.device}. The weights are those of epoch "
         f"{trained.best_epoch}, the best by validation score ({trained.best_score:.5g}).\n\n"
         "![Training and validation curves](curves.png)\n\n"
@@ -169,8 +161,8 @@ def _limits(manifest: Manifest) -> str:
     ]
     if manifest.family == "vae":
         points.append(
-            "What `decode` and `sample` show by default is the mean of p(x|z), smoother than a draw "
-            "from the model."
+            "What `decode` and `sample` show by default is the mean of p(x|z), smoother than a "
+            "draw from the model."
         )
     if manifest.family == "gan":
         points.append(

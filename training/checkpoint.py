@@ -98,11 +98,12 @@ class Run:
     @torch.no_grad()
     def average_weights(self, decay: float) -> None:
         """Move the average towards the model: a = decay a + (1 - decay) w. Copy the buffers."""
-        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
-        for average, weight in pairs:
-            average.lerp_(weight, 1 - decay)
-        for average, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            average.copy_(buffer)
+        weights = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        for averaged, weight in weights:
+            averaged.lerp_(weight, 1 - decay)
+        buffers = zip(self.average.buffers(), self.model.buffers(), strict=True)
+        for copied, buffer in buffers:
+            copied.copy_(buffer)
 
     def close_epoch(self, score: float) -> None:
         """Write the epoch into the history; keep the average if it is the best yet."""

@@ -118,8 +118,11 @@ class Coupling(Bijection):
         return self._join(moved, z)
 
     def _knots(self, x: Float[Tensor, "batch channel ..."]) -> Knots:
+        # What lies outside the box could drive the splines to any steepness: the network sees
+        # the nearest place inside.
+        known = x.index_select(1, self.known).clamp(-self.bound, self.bound)
         # Under bfloat16 autocast the network answers in bfloat16; splines need more digits.
-        free = self.network(x.index_select(1, self.known)).to(x.dtype)
+        free = self.network(known).to(x.dtype)
         return knots(free.unflatten(1, (len(self.moved), -1)), self.bound)
 
     def _join(self, moved: Tensor, x: Tensor) -> Tensor:

@@ -201,12 +201,10 @@ def _split(raw: Raw, config: DataConfig) -> dict[str, Int64[np.ndarray, " rows"]
     validation = np.arange(pool, pool + own_validation)
     if own_validation == 0:
         validation, order = np.split(order, [round(config.validation_fraction * pool)])
-    # Official splits are often sorted, and whoever looks at the first rows should see any class.
-    splits = {
-        "train": order,
-        "validation": generator.permutation(validation),
-        "test": generator.permutation(test),
-    }
+    # Official splits are often sorted, and the first rows should be of any class. Test is drawn
+    # before validation, so that its order does not depend on the length of that.
+    test = generator.permutation(test)
+    splits = {"train": order, "validation": generator.permutation(validation), "test": test}
     share = min(1.0, (config.rows or n) / n)
     splits = {name: rows[: round(share * len(rows))] for name, rows in splits.items()}
     for name, rows in splits.items():
@@ -223,8 +221,13 @@ def _official_test(raw: Raw, config: DataConfig) -> int:
     """Return how many rows at the end are the official test split; 0 if there is none."""
     if config.test_tail is None:
         return raw.test or 0
+    if config.test_tail == raw.test:  # said twice, and the same
+        return config.test_tail
     if raw.test or raw.validation:
-        raise DataInvalid(f"{raw.source}: brings its own splits; leave out 'test_tail'")
+        raise DataInvalid(
+            f"{raw.source}: brings its own splits, with {raw.test or 0} test rows; "
+            f"leave out 'test_tail'"
+        )
     if config.test_tail >= len(raw.x):
         raise DataInvalid(
             f"{raw.source}: test_tail = {config.test_tail} leaves nothing to train on, the data "

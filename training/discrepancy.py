@@ -2,24 +2,26 @@ r"""The squared maximum mean discrepancy of two samples, without bias and with i
 
     MMD^2(p, q) = E k(x, x') + E k(y, y') - 2 E k(x, y),    x, x' ~ p and y, y' ~ q
 
-It is 0 exactly when p = q. The kernel is a sum of rational quadratics of several tails, so
-that no single length scale has to be right:
+It is 0 exactly when p = q. The kernel is a sum of rational quadratics, one for each length
+scale, so that it sees both where the mass lies and how sharp it is:
 
-    k(x, y) = sum_a (1 + |x - y|^2 / (2 a u))^-a,    a in KERNEL_SHAPES
+    k(x, y) = sum_s 1 / (1 + |x - y|^2 / (2 s u)),    s in SCALES
 
 Source:
-    Gretton et al. 2012, JMLR 13, eq. 4. Kernels: Binkowski et al. 2018, arXiv:1801.01401.
-    Variance: Sutherland et al. 2017, arXiv:1611.04488, eq. 5.
+    Gretton et al. 2012, JMLR 13, eq. 4. Variance: Sutherland et al. 2017, arXiv:1611.04488,
+    eq. 5.
 """
 
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-KERNEL_SHAPES = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Exponents a: Binkowski et al. 2018, eq. 10."""
+SCALES = (1.0, 0.1, 0.01)
+"""Squared lengths s, as parts of u. The smallest is what notices two moons that are blurred by
+0.08: at 1 alone they look like the data (measured, 2,000 rows)."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ def squared_mmd(
     With h_ij = k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i), the estimate is the mean of
     h over i != j; its variance is 4 (n - 2) / (n (n - 1)) s1 + 2 / (n (n - 1)) s2, where s1 is
     the variance of E[h_ij | i] and s2 that of h_ij. Where p = q, s1 is 0 and the second term is
-    all there is, so the error is right there too. Pairs of equal index never meet: y_i may
-    share its label with x_i.
+    all there is. s1 cannot be estimated below 0, which makes the error about a fifth too large
+    there (measured, 60 rows). Pairs of equal index never meet: y_i may share its label with x_i.
 
     Args:
         x: One sample, of three rows or more.
@@ -47,11 +49,11 @@ def squared_mmd(
         unit: The squared length u, say the mean squared distance of two rows.
 
     Raises:
-        ValueError: The samples differ in length or are too short for a variance.
+        ValueError: The samples are too short for a variance.
     """
     rows = len(x)
-    if rows != len(y) or rows < 3:
-        raise ValueError(f"expected two samples of n >= 3 rows; got {rows} and {len(y)}")
+    if rows < 3:
+        raise ValueError(f"MMD² needs three rows or more of each sample; got {rows}")
     cross = _kernel(x, y, unit)
     terms = _kernel(x, x, unit) + _kernel(y, y, unit) - cross - cross.T
     terms.fill_diagonal_(0.0)
@@ -72,7 +74,4 @@ def _kernel(
     x, y = x.double(), y.double()
     squared = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
     ratio = squared.clamp(min=0.0) / (2 * unit)
-    total = (1 + ratio / KERNEL_SHAPES[0]) ** -KERNEL_SHAPES[0]
-    for shape in KERNEL_SHAPES[1:]:
-        total += (1 + ratio / shape) ** -shape
-    return total
+    return sum((1 / (1 + ratio / scale) for scale in SCALES), start=torch.zeros_like(ratio))

@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from service.manifest import Figure, Frozen
 from training.data import Batch, Data
-from training.discrepancy import KERNEL_SHAPES, squared_mmd
+from training.discrepancy import SCALES, squared_mmd
 from training.family import Family
 from training.sampling import sample
 
@@ -29,7 +29,7 @@ LABELLED_ROWS = 2000
 CLASSIFIER_BATCH = 128
 """Rows a step of its training."""
 CLASSIFIER_RATE = 2e-3
-"""Its learning rate, which falls to 0. A guess that works: 98.7 % on MNIST."""
+"""Its learning rate, which falls to 0: 98.2 % right on MNIST, 97.0 % on digits (measured)."""
 
 
 class EvaluateConfig(Frozen):
@@ -70,14 +70,11 @@ def _likelihood(model: Family, test: Batch) -> Iterator[Figure]:
     """Yield each of the family's nats as a mean, and a flow's as bits per dim too."""
     device = next(model.parameters()).device
     rows = torch.arange(len(test)).split(NATS_ROWS)
-    parts = [
-        {name: value.double().cpu() for name, value in model.nats(_move(test[part], device)).items()}
-        for part in rows
-    ]
+    parts = [model.nats(_move(test[part], device)) for part in rows]
     event = model.interface.event
     estimate = model.interface.density.kind == "estimate"
     for name in parts[0]:
-        nats = torch.cat([part[name] for part in parts])
+        nats = torch.cat([part[name].double().cpu() for part in parts])
         yield _mean(name, nats, unit="nats per event")
         if model.interface.family == "flow" and event.levels:
             note = "an upper bound in expectation: one draw of noise per image" if estimate else ""
@@ -93,11 +90,11 @@ def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterato
     held_out = _flat(test.x[:rows], scale)
     # The mean squared distance of two rows is twice the sum of the variances.
     unit = 2 * _flat(data.train.x, scale).var(0).sum().clamp(min=1e-12).item()
-    shapes = ", ".join(map(str, KERNEL_SHAPES))
+    lengths = ", ".join(f"{scale * unit:.3g}" for scale in SCALES)
+    where = "pixels" if model.interface.event.kind == "image" else "standardised features"
     kernel = (
-        f"unbiased; sum of rational-quadratic kernels of exponents {shapes} on "
-        f"{'pixels' if model.interface.event.kind == 'image' else 'standardised features'}, "
-        f"squared length {unit:.4g}; closed-form standard error"
+        f"unbiased, closed-form error; rational-quadratic kernels on {where} at squared lengths "
+        f"{lengths}"
     )
     drawn = sample(model, rows=rows, seed=seed, label=label).x
     what = ""
@@ -143,13 +140,18 @@ def _recognition(
 
 @torch.enable_grad()
 def train_classifier(data: Data, classes: int, *, steps: int) -> nn.Module:
-    """Return a small network that tells the training split's classes apart, on the CPU."""
+    """Return a small network that tells the training split's classes apart, on the CPU.
+
+    Raises:
+        ValueError: The data has no labels.
+    """
+    x, label = data.train.x, _labels(data.train)
     classifier = _classifier(data, classes)
     optimiser = torch.optim.Adam(classifier.parameters(), fused=True)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = CLASSIFIER_RATE * (1 - step / steps)
-        batch = data.train[torch.randint(len(data.train), (CLASSIFIER_BATCH,))]
-        loss = nn.functional.cross_entropy(classifier(batch.x), batch.label)
+        rows = torch.randint(len(x), (CLASSIFIER_BATCH,))
+        loss = nn.functional.cross_entropy(classifier(x[rows]), label[rows])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -161,10 +163,9 @@ def _classifier(data: Data, classes: int) -> nn.Module:
     if data.event.kind == "vector":
         mean, std = torch.as_tensor(data.mean), torch.as_tensor(data.std)
         first = nn.Linear(data.event.size, 64)
-        with torch.no_grad():
-            # Standardise in the first layer: W (x - m) / s + b.
-            first.weight /= std.to(first.weight)
-            first.bias -= first.weight @ mean.to(first.weight)
+        # Standardise in the first layer: W (x - m) / s + b.
+        first.weight.data /= std.to(first.weight)
+        first.bias.data -= first.weight.data @ mean.to(first.weight)
         return nn.Sequential(first, nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, classes))
     channels, height, width = data.event.shape
     # Each of the two strides of 2 rounds up.
@@ -185,7 +186,13 @@ def _recognised(classifier: nn.Module, batch: Batch) -> int:
     """Return how many rows the classifier gives their own label."""
     parts = torch.arange(len(batch)).split(1024)
     found = torch.cat([classifier(batch.x[part]).argmax(1) for part in parts])
-    return int((found == batch.label).sum())
+    return int((found == _labels(batch)).sum())
+
+
+def _labels(batch: Batch) -> Int[Tensor, " batch"]:
+    if batch.label is None:
+        raise ValueError("a classifier needs labels; this data has none")
+    return batch.label
 
 
 def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str = "") -> Figure:

@@ -1,4 +1,4 @@
-"""Export: a trained family becomes the manifest, graphs and golden vectors of a bundle.
+"""Export: a trained model becomes the manifest, graphs and golden vectors of a bundle.
 
 Each graph is exported once, stripped of what would differ between two exports, run in the
 runtime that will serve it, and compared with PyTorch in float64. A graph that is off by more
@@ -9,9 +9,10 @@ exports with the same dynamic shapes, opset 20) was found by trial; see the comm
 import copy
 import datetime
 import io
+import logging
 import subprocess
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,6 @@ from service.manifest import (
 )
 from service.session import Device, Session, replay
 from service.tensors import Array
-from training.data import Data
-from training.family import Family
 
 OPSET = 20
 GOLDEN_ROWS = 16
@@ -46,55 +45,54 @@ GOLDEN_DRAWS = 8
 TOLERANCE = 1e-4
 """Allowed error of x, and of every log-density per dimension, against float64."""
 
+# It warns of torchvision's operators once each; nothing here uses them.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What is known of a training when it ends.
-
-    Args:
-        recipe: The recipe as it was run, overrides included.
-        seed: Of the training.
-        wall_time_s: Of the training, earlier sessions included.
-        device: That trained, in words.
-    """
-
-    recipe: dict[str, Any]
-    seed: int
-    wall_time_s: float
-    device: str
-
-
 def build(
-    model: Family,
-    data: Data,
+    graphs: Mapping[Role, nn.Module],
+    interface: Interface,
     *,
     name: str,
     title: str,
     licence: str,
     version: int,
-    figures: tuple[Figure, ...],
-    origin: Origin,
+    events: Array,
+    provenance: Provenance,
+    figures: tuple[Figure, ...] = (),
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest of a trained model and the files it names, ready to be published.
+
+    Args:
+        graphs: One module per role. Its forward takes the inputs of `interface.signature(role)`
+            in that order, returns a tuple of the outputs in that order, draws no random numbers
+            and works in float32 and float64.
+        interface: What the model is.
+        name: Of the model.
+        title: What it is, in a few words.
+        licence: Of the weights.
+        version: Must not be published yet.
+        events: Real x, shape (n, *event), for the golden vectors of graphs that read x.
+        provenance: Where the weights come from.
+        figures: How good the model was found to be.
 
     Raises:
         service.errors.BundleInvalid: A graph does not repeat the float64 reference in ONNX
             Runtime. Nothing was written.
     """
-    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    interface = model.interface
-    graphs: dict[Role, Graph] = {}
+    described: dict[Role, Graph] = {}
     files: dict[str, bytes] = {}
     golden: dict[str, Array] = {}
-    for role, module in model.graphs().items():
+    for role, trained in graphs.items():
+        module = copy.deepcopy(trained).cpu().float().eval().requires_grad_(False)
         inputs, outputs = interface.signature(role)
         file = f"{role}.onnx"
         files[file] = to_onnx(module, inputs, outputs)
-        vectors = _golden(role, module, interface, data)
+        vectors = _golden(role, module, interface, events)
         golden |= {f"{role}.{tensor}": array for tensor, array in vectors.items()}
-        graphs[role] = Graph(
+        described[role] = Graph(
             file=file,
             sha256=bundle.digest(files[file]),
             inputs=inputs,
@@ -107,13 +105,48 @@ def build(
         name=name,
         version=version,
         title=title,
-        graphs=graphs,
+        graphs=described,
         golden=Golden(sha256=bundle.digest(files["golden.npz"]), rows=GOLDEN_ROWS),
         evaluation=figures,
-        provenance=_provenance(model, data, origin),
+        provenance=provenance,
         licence=licence,
     )
     return _measured(manifest, files), files
+
+
+def describe_origin(
+    *,
+    recipe: dict[str, Any],
+    data: str,
+    data_sha256: str,
+    seed: int,
+    wall_time_s: float,
+    device: str,
+    parameters: int,
+) -> Provenance:
+    """Return the provenance of a model trained here and now: what is given, and what is found.
+
+    Args:
+        recipe: The recipe as it was run, overrides included.
+        data: Where the rows came from and how they were split, in a sentence.
+        data_sha256: Of the rows.
+        seed: Of the training.
+        wall_time_s: Of the training, earlier sessions included.
+        device: That trained, in words.
+        parameters: How many numbers were fitted.
+    """
+    return Provenance(
+        recipe=recipe,
+        data=data,
+        data_sha256=data_sha256,
+        seed=seed,
+        versions={package: metadata.version(package) for package in _PACKAGES},
+        git_commit=_git_commit(),
+        wall_time_s=round(wall_time_s, 1),
+        device=device,
+        parameters=parameters,
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
 
 
 def to_onnx(
@@ -141,7 +174,10 @@ def to_onnx(
         {i: axes[a] for i, a in enumerate(spec.shape) if not isinstance(a, int)} for spec in inputs
     )
     graph = _Positional(module)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of torch's exporter about torch's own code; nobody here can act on them.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
         program = torch.export.export(graph, examples, dynamic_shapes=(shapes,), strict=False)
         exported = torch.onnx.export(
             program,
@@ -191,22 +227,24 @@ def _stripped(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _golden(role: Role, module: nn.Module, interface: Interface, data: Data) -> dict[str, Array]:
+def _golden(role: Role, module: nn.Module, interface: Interface, events: Array) -> dict[str, Array]:
     """Return inputs and float64 outputs of a graph on test rows and fixed noise."""
     inputs, outputs = interface.signature(role)
     rng = np.random.Generator(np.random.Philox(key=20))
-    feeds = {spec.name: _example(spec, interface, data, rng) for spec in inputs}
+    feeds = {spec.name: _example(spec, interface, events, rng) for spec in inputs}
     if role == "observe" and interface.observation == "bernoulli":
         feeds["noise"] = _off_the_edge(module, feeds)
     answers = _in_float64(module, feeds)
     return feeds | {spec.name: answers[i] for i, spec in enumerate(outputs)}
 
 
-def _example(spec: TensorSpec, interface: Interface, data: Data, rng: np.random.Generator) -> Array:
+def _example(
+    spec: TensorSpec, interface: Interface, events: Array, rng: np.random.Generator
+) -> Array:
     lengths = {"batch": GOLDEN_ROWS, "draws": GOLDEN_DRAWS}
     shape = [a if isinstance(a, int) else lengths[a] for a in spec.shape]
     if spec.name == "x":
-        return np.resize(data.test.x[:GOLDEN_ROWS].numpy(), shape).astype(np.float32)
+        return np.resize(events[:GOLDEN_ROWS], shape).astype(np.float32)
     if spec.name == "label":
         return np.arange(GOLDEN_ROWS, dtype=np.int64) % len(interface.labels or ())
     if spec.noise == "uniform":
@@ -294,21 +332,6 @@ def _rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
         ):
             return least
     return None
-
-
-def _provenance(model: Family, data: Data, origin: Origin) -> Provenance:
-    return Provenance(
-        recipe=origin.recipe,
-        data=data.description,
-        data_sha256=data.sha256,
-        seed=origin.seed,
-        versions={package: metadata.version(package) for package in _PACKAGES},
-        git_commit=_git_commit(),
-        wall_time_s=round(origin.wall_time_s, 1),
-        device=origin.device,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
 
 
 def _git_commit() -> str | None:

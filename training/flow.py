@@ -12,7 +12,7 @@ from coarse to fine).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -149,7 +149,7 @@ class Flow(Family):
         """Return decode, encode and log_density."""
         decode = _Decode(self)
         return {
-            "decode": decode if self.dequantise is None else Pixels(decode),
+            "decode": _Alone(decode) if self.dequantise is None else Pixels(decode),
             "encode": _Encode(self),
             "log_density": _LogDensity(self),
         }
@@ -169,18 +169,34 @@ class _Decode(nn.Module):
         super().__init__()
         self.flow = flow
 
-    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (self.flow.decode(z),)
+    def forward(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return the events."""
+        return self.flow.decode(z)
+
+
+class _Alone(nn.Module):
+    """A decoder of vectors as a graph, which answers with a tuple."""
+
+    def __init__(self, decoder: _Decode) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, "batch feature"]]:
+        """Return (x,)."""
+        return (self.decoder(z),)
 
 
 class _Encode(nn.Module):
-    """x, or x and noise -> z and log |det|."""
+    """x, or x and noise -> z and log |det dz/dx|."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         self.flow = flow
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return both."""
         return self.flow.encode(x, noise)
 
 
@@ -191,7 +207,10 @@ class _LogDensity(nn.Module):
         super().__init__()
         self.flow = flow
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+    ) -> tuple[Float[Tensor, " batch"]]:
+        """Return (log p(x),) in nats."""
         return (self.flow.log_density(x, noise),)
 
 
@@ -283,8 +302,8 @@ def _image_network(config: FlowConfig, event: Event) -> Chain:
 def _coupling(
     config: FlowConfig,
     channels: int,
-    known: tuple[int, ...],
-    moved: tuple[int, ...],
+    known: Sequence[int],
+    moved: Sequence[int],
     network: nn.Module,
 ) -> Coupling:
     return Coupling(

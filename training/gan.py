@@ -23,11 +23,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from service.manifest import Density, Frozen, Interface, Latent, Role
 from training.data import Batch, Data
+from training.discrepancy import squared_mmd
 from training.family import Family, Pixels, Turn
 from training.networks import halvings, pyramid
 
-KERNEL_SHAPES = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Exponents of the rational-quadratic kernels: Binkowski et al. 2018, arXiv:1801.01401, eq. 10."""
 GROUP = 8
 """Channels that are normalised together, where their number allows."""
 
@@ -67,8 +66,10 @@ class Modulation(nn.Module):
         self, x: Float[Tensor, "batch channel height width"], code: Float[Tensor, "batch code"]
     ) -> Float[Tensor, "batch channel height width"]:
         """Return (1 + scale) * normalised x + shift."""
-        scale, shift = self.scale(code)[..., None, None], self.shift(code)[..., None, None]
-        return (1 + scale) * self.normalise(x) + shift
+        scale: Tensor = self.scale(code)[..., None, None]
+        shift: Tensor = self.shift(code)[..., None, None]
+        normal: Tensor = self.normalise(x)
+        return (1 + scale) * normal + shift
 
 
 class Stage(nn.Module):
@@ -184,15 +185,13 @@ class Critic(nn.Module):
     ) -> Float[Tensor, " batch"]:
         """Return logits, in x's precision."""
         features = self.features(2 * x - 1).to(x.dtype).sum((2, 3))
-        logit = self.verdict(features).to(x.dtype).squeeze(1)
+        logit: Tensor = self.verdict(features).to(x.dtype).squeeze(1)
         if self.projection is not None and label is not None:
             logit = logit + (self.projection(label) * features).sum(1)
         return logit
 
 
-def value(
-    real: Float[Tensor, " batch"], fake: Float[Tensor, " batch"]
-) -> Float[Tensor, ""]:
+def value(real: Float[Tensor, " batch"], fake: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Return V, the critic's mean log-likelihood of its verdicts, from its logits.
 
     At its best, for densities p of the data and q of the samples, the critic's logit is
@@ -204,46 +203,12 @@ def value(
     return -softplus(-real).mean() - softplus(fake).mean()
 
 
-def squared_mmd(
-    x: Float[Tensor, "rows feature"], y: Float[Tensor, "rows feature"], *, unit: Tensor | float
-) -> Float[Tensor, ""]:
-    r"""Return an unbiased estimate of the squared maximum mean discrepancy of two samples.
-
-    The kernel is a sum of rational quadratics, k(x, y) = sum_a (1 + |x - y|^2 / (2 a u))^-a. The
-    estimate averages k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) over i != j. Pairs of
-    equal index are left out of the cross terms as well, so that y_i may share its label with
-    x_i. It is 0 on average when both follow one distribution, and then negative about half
-    the time.
-
-    Args:
-        x: One sample.
-        y: The other, of as many rows, at least two.
-        unit: The squared length u at which the kernels look.
-
-    Source:
-        Gretton et al. 2012, JMLR 13, eq. 4; kernels of Binkowski et al. 2018, arXiv:1801.01401.
-    """
-    rows = x.shape[0]
-    terms = _kernel(x, x, unit) + _kernel(y, y, unit) - 2 * _kernel(x, y, unit)
-    off_diagonal = terms.sum() - terms.diagonal().sum()
-    return off_diagonal / (rows * (rows - 1))
-
-
-def _kernel(x: Tensor, y: Tensor, unit: Tensor | float) -> Tensor:
-    # The exact form: the matrix-product form loses the digits of near neighbours.
-    squared = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square() / unit
-    kernels = [(1 + squared / (2 * shape)) ** -shape for shape in KERNEL_SHAPES]
-    return torch.stack(kernels).sum(0)
-
-
 class GAN(Family):
     """A convolutional GAN for images, conditional on the label where the data has classes.
 
     Raises:
         ValueError: The events are not images.
     """
-
-    unit: Tensor
 
     def __init__(self, config: GANConfig, data: Data) -> None:
         super().__init__()
@@ -253,8 +218,8 @@ class GAN(Family):
         classes = len(data.labels or ())
         self.generator = Generator(data.event.shape, config, classes)
         self.critic = Critic(data.event.shape, config.critic_width, classes)
-        # Mean squared distance of two training images: 2 sum of the pixels' variances.
-        self.register_buffer("unit", 2 * data.train.x.var(0).sum().clamp(min=1e-6))
+        # Mean squared distance of two training images: twice the sum of the pixels' variances.
+        self.unit = 2 * data.train.x.var(0).sum().item()
 
     @property
     def interface(self) -> Interface:
@@ -316,7 +281,8 @@ class GAN(Family):
         In pixels: a stopping statistic that needs no trained network, not a measure of quality.
         """
         samples = self.decode(self._noise(batch), self._label(batch))
-        return squared_mmd(batch.x.flatten(1), samples.flatten(1), unit=self.unit)
+        discrepancy = squared_mmd(batch.x.flatten(1), samples.flatten(1), unit=self.unit)
+        return torch.tensor(discrepancy.value)
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode."""

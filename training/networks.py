@@ -120,12 +120,11 @@ class ResidualBlock(nn.Module):
     ) -> Float[Tensor, "batch channel height width"]:
         """Return x + f(x)."""
         hidden = self.first(self.activation(x))
-        return x + self.second(self.activation(hidden))
+        change: Tensor = self.second(self.activation(hidden))
+        return x + change
 
 
-def image_encoder(
-    shape: tuple[int, ...], *, width: int, depth: int, outputs: int
-) -> nn.Sequential:
+def image_encoder(shape: tuple[int, ...], *, width: int, depth: int, outputs: int) -> nn.Sequential:
     """Return a network from images of this shape to `outputs` numbers.
 
     Each level halves the image and then refines it by `depth` residual blocks; nothing but
@@ -151,9 +150,7 @@ def image_encoder(
     return nn.Sequential(*layers, nn.SiLU(), nn.Flatten(), nn.Linear(channels * area, outputs))
 
 
-def image_decoder(
-    shape: tuple[int, ...], *, width: int, depth: int, inputs: int
-) -> nn.Sequential:
+def image_decoder(shape: tuple[int, ...], *, width: int, depth: int, inputs: int) -> nn.Sequential:
     """Return a network from `inputs` numbers to images of this shape: the encoder's mirror."""
     channels, rows, columns = shape
     times = halvings(rows, columns)

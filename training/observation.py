@@ -149,9 +149,7 @@ class Gaussian(Observation):
         self, x: Float[Tensor, "batch ..."], output: Float[Tensor, "batch draws ..."]
     ) -> Float[Tensor, "batch draws"]:
         """Return the log-density of x, per unit of x."""
-        log_prob = normal_log_prob(
-            x.unsqueeze(1), mean=self.mean(output), log_scale=self.log_scale
-        )
+        log_prob = normal_log_prob(x.unsqueeze(1), mean=self.mean(output), log_scale=self.log_scale)
         return log_prob.flatten(2).sum(2)
 
     def draw(

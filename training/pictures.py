@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from training.checkpoint import Epoch
@@ -81,7 +82,7 @@ def _mosaic(
 
 
 def _scatter(
-    model: Family, x: Float[np.ndarray, "rows 2"], drawn: Float[np.ndarray, "rows 2"]
+    model: Family, x: Float[np.ndarray, "rows 2"], drawn: Float[np.ndarray, "samples 2"]
 ) -> Figure:
     """Return held-out rows beside samples and, where there is an exact density, its map."""
     exact = model.interface.density.kind == "exact"
@@ -111,8 +112,7 @@ def _heat_map(
     """Draw exp(log p(x)) over a rectangle."""
     device = next(model.parameters()).device
     across, up = (
-        torch.linspace(float(start), float(end), GRID)
-        for start, end in zip(low, high, strict=True)
+        torch.linspace(float(start), float(end), GRID) for start, end in zip(low, high, strict=True)
     )
     points = torch.cartesian_prod(across, up).to(device)
     log_density = model.graphs()["log_density"]
@@ -133,7 +133,7 @@ def _heat_map(
 
 def _histograms(
     x: Float[np.ndarray, "rows feature"],
-    drawn: Float[np.ndarray, "rows feature"],
+    drawn: Float[np.ndarray, "samples feature"],
     names: tuple[str, ...],
 ) -> Figure:
     """Return each feature's histogram, samples over held-out rows."""
@@ -198,6 +198,7 @@ def draw_curves(history: Sequence[Epoch], best_epoch: int) -> Figure:
         axes.legend()
         axes.grid(alpha=0.3)
     panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

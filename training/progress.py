@@ -1,8 +1,8 @@
 """What a person sees while a model trains: a bar or lines, TensorBoard, the latest samples."""
 
+import math
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from PIL import Image
 from rich.console import Console
@@ -46,7 +46,7 @@ class Progress:
         self.folder = folder
         self.epochs = epochs
         self.steps = steps
-        self.line_every = max(1, epochs // LINES)
+        self.line_every = math.ceil(epochs / LINES)
         self.drawn_s = run.wall_time_s
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.writer = SummaryWriter(str(folder), purge_step=run.epoch + 1)
@@ -61,11 +61,11 @@ class Progress:
         done = run.epoch * steps + run.step
         self.task = self.bar.add_task("", total=epochs * steps, completed=done)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self.run.epoch or self.run.step:
             self.console.print(
-                f"resuming in epoch {self.run.epoch + 1}, after {self.run.step} of its "
-                f"{self.steps} steps",
+                f"resuming after {self.run.epoch} of {self.epochs} epochs"
+                + (f" and {self.run.step} of {self.steps} steps" if self.run.step else ""),
                 markup=False,
             )
         self.bar.start()

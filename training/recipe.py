@@ -18,8 +18,8 @@ Every field and what it means: `python -m training --help`.
 import difflib
 import hashlib
 import json
-import tomllib
 import textwrap
+import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -199,12 +199,12 @@ def _describe(schema: type[BaseModel], *, prefix: str) -> Iterator[str]:
     """Yield the lines of `describe` for one table: its values, then the tables in it."""
     for name, field in schema.model_fields.items():
         if name == "model":
-            for family, kind in _families().items():
+            for family, model in _families().items():
                 yield f'\n[model] with family = "{family}"'
-                yield from _describe(kind, prefix="  ")
-        elif isinstance(kind := field.annotation, type) and issubclass(kind, BaseModel):
+                yield from _describe(model, prefix="  ")
+        elif isinstance(table := field.annotation, type) and issubclass(table, BaseModel):
             yield f"\n[{name}]  {field.description}"
-            yield from _describe(kind, prefix="  ")
+            yield from _describe(table, prefix="  ")
         else:
             yield from _entry(name, field, prefix=prefix)
 
@@ -223,7 +223,7 @@ def _entry(name: str, field: FieldInfo, *, prefix: str) -> Iterator[str]:
     )
 
 
-def _kind(annotation: Any) -> str:
+def _kind(annotation: object) -> str:
     """Return a type as a person writes it: "integer", "one of cosine, constant"."""
     names = {int: "integer", float: "number", str: "text", bool: "true or false"}
     if annotation in names:

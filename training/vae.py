@@ -71,7 +71,9 @@ class DiagonalGaussian:
         """Standard deviation of each latent, positive and finite."""
         return self.log_scale.exp()
 
-    def draw(self, noise: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws latent"]:
+    def draw(
+        self, noise: Float[Tensor, "batch draws latent"]
+    ) -> Float[Tensor, "batch draws latent"]:
         """Return mean + scale * noise: reparametrised, so that gradients reach both."""
         return self.mean.unsqueeze(1) + self.scale.unsqueeze(1) * noise
 
@@ -153,7 +155,8 @@ class VAE(Family):
     ) -> Float[Tensor, "batch draws ..."]:
         """Return what the decoder says of p(x|z): logits or a mean, see the observation model."""
         rows = self.decoder(z.flatten(0, 1)).to(z.dtype)
-        return rows.unflatten(0, z.shape[:2])
+        draws: Tensor = rows.unflatten(0, z.shape[:2])
+        return draws
 
     def decode(
         self, z: Float[Tensor, "batch latent"], label: Int[Tensor, " batch"] | None = None
@@ -163,9 +166,7 @@ class VAE(Family):
 
     def bound(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
-    ) -> tuple[
-        Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]
-    ]:
+    ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
         """Return the terms of the bound, in nats, for x as the observation model takes it.
 
         Returns:
@@ -184,9 +185,12 @@ class VAE(Family):
 
     def _loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         x = self.observation.resample(batch.x)
-        reconstruction, kl, _ = self.bound(x, torch.randn(len(batch), 1, self.latent))
+        reconstruction, kl, _ = self.bound(x, self._noise(x, draws=1))
         kl_mean, distortion = kl.mean(), -reconstruction.mean()
         return {"loss": distortion + kl_mean, "distortion": distortion, "kl": kl_mean}
+
+    def _noise(self, x: Tensor, *, draws: int) -> Float[Tensor, "batch draws latent"]:
+        return torch.randn(len(x), draws, self.latent, dtype=x.dtype, device=x.device)
 
     def score(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean negative ELBO in nats, of one draw per event."""
@@ -203,11 +207,10 @@ class VAE(Family):
         reconstructions, log_weights = [], []
         for start in range(0, DRAWS, chunk):
             draws = min(chunk, DRAWS - start)
-            noise = torch.randn(len(batch), draws, self.latent, dtype=x.dtype)
-            reconstruction, kl, log_weight = self.bound(x, noise)
+            reconstruction, _, log_weight = self.bound(x, self._noise(x, draws=draws))
             reconstructions.append(reconstruction.double())
             log_weights.append(log_weight.double())
-        elbo = torch.cat(reconstructions, dim=1).mean(1) - kl.double()
+        elbo = torch.cat(reconstructions, dim=1).mean(1) - self.posterior(x).kl().double()
         evidence = torch.logsumexp(torch.cat(log_weights, dim=1), dim=1) - math.log(DRAWS)
         return {"negative ELBO": -elbo, "negative log-likelihood": -evidence}
 
@@ -296,8 +299,6 @@ class Elbo(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
-    ) -> tuple[
-        Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]
-    ]:
+    ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
         """Return reconstruction, kl and log_weight, see `VAE.bound`."""
         return self.model.bound(self.model.observation.settle(x), noise)

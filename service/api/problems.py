@@ -1,14 +1,15 @@
 """Errors as RFC 9457 problem+json. The only place that knows which class has which status."""
 
 import logging
-from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from service import errors
 from service.errors import ServiceError
@@ -106,13 +107,24 @@ async def _refuse_address(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         ours = errors.NotFound(f"There is nothing at {path}. See /docs for what there is.")
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
+        allowed = ", ".join(sorted(_methods(request)))
         ours = errors.MethodNotAllowed(f"{path} is not for {request.method}; use {allowed}.")
+        answer = await _refuse(request, ours)
+        answer.headers["Allow"] = allowed
+        return answer
     else:
         ours = errors.RequestMalformed(f"{error.detail}.")
-    answer = await _refuse(request, ours)
-    answer.headers.update(error.headers or {})
-    return answer
+    return await _refuse(request, ours)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods of an address. The router's own answer names those of one route only."""
+    return {
+        method
+        for each in iter_route_contexts(request.app.routes)
+        if each.original_route.matches(request.scope)[0] is Match.PARTIAL
+        for method in each.methods or ()
+    }
 
 
 async def _say_nothing(request: Request, error: Exception) -> Response:
@@ -124,7 +136,7 @@ async def _apologise(request: Request, error: Exception) -> Response:
     """Return 500. Starlette raises the error again, so the server logs it with its trace."""
     return problem(
         status=500,
-        code="internal_error",
+        code="internal",
         detail="The service failed on this request. It is a bug; its log has the trace.",
         instance=request.url.path,
     )

@@ -1,17 +1,16 @@
-"""What each call may be told, and what it answers: the same names in the query and the body.
+"""What each call may be told, by the same names in the query and the body, and its JSON answer.
 
 The tensors (x, z) are `Any` here and never walked by pydantic: `service.tensors` reads them.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
-from service.manifest import Density, Event, Figure, Latent, Provenance, Tolerance
-from service.operations import Extra, Observation, Operation
+from service.operations import Extra, Observation
 
 MAX_COLUMNS = 64
 
@@ -124,7 +123,7 @@ def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
         is_list = name == "include" or (name == "label" and "," in text)
         values[name] = text.split(",") if is_list else text
     try:
-        return schema.model_validate_strings(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         raise _named(schema, error) from error
 
@@ -169,7 +168,93 @@ def _named(schema: type[Parameters], error: ValidationError) -> InputInvalid:
         return InputInvalid(f"field '{field}': unknown here. Known are: {known}.", field=field)
     # A union has one error for each of its members.
     about = [each for each in errors if each["loc"][0] == field]
-    expected = " or ".join(dict.fromkeys(each["msg"].removeprefix("Input ") for each in about))
+    expected = dict.fromkeys(each["msg"].removeprefix("Input should be ") for each in about)
     came = repr(about[0]["input"])
     came = came if len(came) <= 60 else came[:57] + "..."
-    return InputInvalid(f"field '{field}': it {expected}; got {came}.", field=field)
+    return InputInvalid(
+        f"field '{field}': expected {' or '.join(expected)}; got {came}.", field=field
+    )
+
+
+class Answer(BaseModel):
+    """What every JSON answer says first."""
+
+    model: str
+    version: int
+
+
+Tensor = Annotated[list[Any], Field(description="Nested lists of numbers, one item for each row.")]
+Value = float | Literal["Infinity", "-Infinity", "NaN"]
+"""JSON has no infinities: they are strings, as in protobuf's JSON mapping."""
+
+
+class Sampled(Answer):
+    """JSON of /sample."""
+
+    seed: int
+    start: int
+    x: Tensor
+    z: Tensor | None = None
+    label: list[int] | None = None
+    log_density: list[Value] | None = None
+
+
+class Decoded(Answer):
+    """JSON of /decode."""
+
+    x: Tensor
+
+
+class Posterior(BaseModel):
+    """q(z|x) of a VAE: independent normals."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+class Encoded(Answer):
+    """JSON of /encode. `seed` is null where no random number was needed."""
+
+    z: Tensor
+    posterior: Posterior | None
+    log_abs_det: list[Value] | None
+    seed: int | None
+
+
+class LogDensities(Answer):
+    """JSON of /log-density. What only an estimate has is null, or missing, of an exact one."""
+
+    log_density: list[Value]
+    standard_error: list[float | None] | None
+    effective_sample_size: list[float | None] | None = None
+    estimator: Literal["exact", "importance", "dequantisation"]
+    unit: Literal["nats"]
+    bits_per_dim: list[Value]
+    draws: int | None
+    seed: int | None
+
+
+class Bounds(Answer):
+    """JSON of /elbo."""
+
+    elbo: list[Value]
+    standard_error: list[float | None]
+    reconstruction: list[Value]
+    kl: list[Value]
+    importance_weighted: list[Value]
+    effective_sample_size: list[float | None]
+    unit: Literal["nats"]
+    draws: int
+    seed: int
+
+
+class Problem(BaseModel):
+    """An error, after RFC 9457. `code` is stable and for programs, `detail` is for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+    instance: str | None = None

@@ -3,8 +3,8 @@
 /**
  * Return a new element.
  * @param {string} tag
- * @param {Record<string, any>} [properties]  Attributes; with a value of null or false left out,
- *   with a function added as a listener (`onclick`), and `text` as its text.
+ * @param {Record<string, any>} [properties]  Attributes; null and false leave one out, and a
+ *   function listens (`onclick`).
  * @param {...(Node | string | null)} children
  * @returns {HTMLElement}
  */
@@ -28,6 +28,17 @@ export function byId(id) {
   const found = document.getElementById(id);
   if (!found) throw new Error(`index.html has no #${id}: this is a bug`);
   return found;
+}
+
+/**
+ * Put new children into an element and leave the keyboard on the one of the same id.
+ * @param {HTMLElement} parent
+ * @param {HTMLElement[]} children
+ */
+export function replaceChildren(parent, children) {
+  const focused = parent.contains(document.activeElement) ? document.activeElement?.id : null;
+  parent.replaceChildren(...children);
+  if (focused) document.getElementById(focused)?.focus();
 }
 
 /**
@@ -60,7 +71,7 @@ export function field(name, control, ...more) {
 
 /**
  * Return a select.
- * @param {[string, string][]} options  Value and text of each.
+ * @param {string[][]} options  Value and text of each.
  * @param {string} chosen
  * @param {(value: string) => void} choose
  */

@@ -48,9 +48,15 @@ export function viewFromQuery(query) {
   const entries = KEYS.map((key) => {
     const text = given.get(key);
     if (text === null || text === "") return [key, DEFAULTS[key]];
-    return [key, typeof DEFAULTS[key] === "number" ? Number(text) : text];
+    return [key, typeof DEFAULTS[key] === "number" ? wholeOr(DEFAULTS[key], text) : text];
   });
   return Object.fromEntries(entries);
+}
+
+/** @param {any} otherwise @param {string} text */
+function wholeOr(otherwise, text) {
+  const value = Number(text);
+  return Number.isSafeInteger(value) && value >= 0 ? value : otherwise;
 }
 
 /** Return the shortest query that asks for a view. @param {View} view @returns {string} */
@@ -82,13 +88,13 @@ export function samplePath(view, { start, n, columns }) {
 /**
  * Return the command that asks for the same rows, as a picture or as JSON.
  * @param {string} address  Whole, with its host. Percent-encoded, so quotes cannot end early.
- * @param {string | null} picture  Name of the file to write.
+ * @param {string | null} picture  Name of the file to write, made of what a link may bring: what a
+ *   shell could read as more than a name is replaced.
  * @returns {string}
  */
 export function curl(address, picture) {
-  return picture
-    ? `curl '${address}' -H 'Accept: image/png' -o ${picture}`
-    : `curl '${address}' -H 'Accept: application/json'`;
+  if (!picture) return `curl '${address}' -H 'Accept: application/json'`;
+  return `curl '${address}' -H 'Accept: image/png' -o ${picture.replace(/[^\w.-]/g, "_")}`;
 }
 
 /** Return a seed to try next: short enough to read aloud. @returns {string} */

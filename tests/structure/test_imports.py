@@ -1,12 +1,15 @@
 """The one-way rule, seen from a fresh interpreter. The linter sees only what is written."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.structure.sources import ROOT, committed
 
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
 REPORT = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
 
 
@@ -41,6 +44,13 @@ def test_training_loads_nothing_that_serves() -> None:
 @pytest.mark.parametrize("name", ["service.manifest", "service.errors"])
 def test_the_contract_needs_neither_web_nor_runtime(name: str) -> None:
     assert not loaded_by(name) & {"fastapi", "onnxruntime", "torch"}
+
+
+def test_the_runtime_is_loaded_with_its_telemetry_off(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != TELEMETRY}
+    command = [sys.executable, "-B", "-c", "import service.app"]
+    subprocess.run(command, cwd=ROOT, env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []  # it would keep a device id there
 
 
 def test_init_files_are_empty() -> None:

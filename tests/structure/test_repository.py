@@ -10,7 +10,7 @@ from tests.structure.sources import ROOT, committed, pyproject
 
 TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".js", ".css", ".html", ".json", ""}
 OF_ONE_MACHINE = re.compile(r"(?:^|[^A-Za-z0-9_.])/(?:work|farm|root|home)/")
-REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|index-url|docker\.io")
+REGISTRY = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|index[-]url|docker\.io")
 FOLDERS = "benchmarks|deploy|docs|models|service|tests|training"
 MENTION = re.compile(rf"(?:`|\]\()((?:{FOLDERS})/[\w./-]+)")
 DOCUMENTS = committed("README.md", "CONTRIBUTING.md", "docs/*.md")

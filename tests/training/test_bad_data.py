@@ -84,7 +84,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     "own test and tail": (
         {"x_train": numbered(), "x_test": numbered()},
-        "brings its own splits; leave out 'test_tail'",
+        "brings its own splits, with",
         {"test_tail": 5},
     ),
     "few rows": ({"x": numbered(19)}, "19 rows are too few; give at least 20", {}),
@@ -103,6 +103,11 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     "black or binary": ({"x": grey() // 200}, "set levels = 2 for black and white", {}),
     "signed image": ({"x": grey() / 127.5 - 1}, "whole numbers from 0 to 255, or from 0 to 1", {}),
+    "negative level": (
+        {"x": grey().astype(np.int16) - 1},
+        "whole numbers from 0 to 255, or from 0 to 1; got int16 from -1",
+        {},
+    ),
     "fractions above one": ({"x": grey() / 2.1}, "expected images of whole numbers", {}),
     "four channels": ({"x": np.zeros((30, 8, 8, 4))}, "cannot tell the channels", {}),
     "two candidates": ({"x": np.zeros((30, 3, 8, 3))}, "cannot tell the channels", {}),

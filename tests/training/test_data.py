@@ -129,6 +129,11 @@ def test_float_images_are_read_from_either_scale(tmp_path: Path, scale: float) -
     assert data(tmp_path / "floats.npy").sha256 == data(tmp_path / "bytes.npy").sha256
 
 
+def test_fractions_between_two_levels_go_to_the_nearest(tmp_path: Path) -> None:
+    np.save(tmp_path / "soft.npy", np.full((30, 4, 5), 100.6 / 255))
+    assert set(rows(data(tmp_path / "soft.npy")).unique().tolist()) == {np.float32(101 / 255)}
+
+
 def test_boolean_images_have_two_levels(tmp_path: Path) -> None:
     np.save(tmp_path / "ink.npy", grey() > 127)
     assert data(tmp_path / "ink.npy").event.levels == 2
@@ -181,6 +186,8 @@ def test_tables_give_the_named_columns_in_order(tmp_path: Path, suffix: str) -> 
     assert table.event.features == ("c", "a")
     assert table.labels == ("x", "y")
     assert torch.equal(table.test.x[:, 0], table.test.x[:, 1] + 2000)
+    assert table.test.label is not None
+    assert torch.equal(table.test.label, (table.test.x[:, 1] % 2).long())
     assert data(path, columns=["a"]).labels is None
     assert data(path, label="kind").event.features == ("a", "b", "c")
 
@@ -249,7 +256,7 @@ def test_splits_repeat_with_the_seed_and_change_with_it(table: Path) -> None:
 
 def test_test_rows_do_not_depend_on_the_validation_fraction(table: Path) -> None:
     less, more = (data(table, validation_fraction=f) for f in (0.1, 0.4))
-    assert set(first(less.test)) == set(first(more.test))
+    assert first(less.test) == first(more.test)
 
 
 def test_fewer_rows_shorten_each_split_and_move_none(table: Path) -> None:
@@ -268,6 +275,7 @@ def test_more_rows_than_there_are_is_all_of_them(table: Path) -> None:
 def test_test_tail_keeps_the_last_rows_for_testing(table: Path) -> None:
     tail = data(table, test_tail=50)
     assert sorted(first(tail.test)) == list(range(150, 200))
+    assert first(tail.test) != sorted(first(tail.test))
     assert len(tail.validation) == 15
 
 

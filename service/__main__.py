@@ -1,0 +1,119 @@
+"""The command: `python -m service` serves, `python -m service verify PATH...` checks bundles."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvicorn
+from pydantic import ValidationError
+
+from service import bundle
+from service.app import create_app
+from service.engine import Engine
+from service.errors import DeviceUnavailable, ServiceError
+from service.session import Device
+from service.settings import Settings
+
+DRAIN_S = 20
+"""How long requests under way may take to finish after SIGTERM; compose waits for 30 s."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Return the exit status of the command: 0 well, 1 a bundle is bad, 2 it cannot begin."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve the bundles of PUSHFORWARD_MODELS over HTTP. docs/operations.md lists "
+        "the settings.",
+    )
+    commands = parser.add_subparsers(dest="command")
+    verifying = commands.add_parser(
+        "verify", help="check bundles: files, tensors, and their golden vectors on this CPU"
+    )
+    verifying.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a version, a model, or a models folder"
+    )
+    chosen = parser.parse_args(arguments)
+    return verify(chosen.paths) if chosen.command else serve()
+
+
+def serve() -> int:
+    """Serve until a signal ends it. Return 2, after a sentence, if it cannot begin."""
+    try:
+        settings = Settings()
+        app = create_app(settings)
+    except ValidationError as error:
+        for each in error.errors():
+            name = "_".join(map(str, each["loc"])).upper()
+            message = each["msg"].removeprefix("Value error, ")
+            print(f"PUSHFORWARD_{name}: {message}; got {each['input']!r}.", file=sys.stderr)
+        return 2
+    except DeviceUnavailable as error:
+        print(f"PUSHFORWARD_DEVICE: {error.detail}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
+    # uvicorn raises the signal that stopped it once more when all is closed. A clean stop is no
+    # failure, and process 1 of a container ignores a signal that has no handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        timeout_graceful_shutdown=DRAIN_S,
+        server_header=False,
+    )
+    return 0
+
+
+def verify(paths: Sequence[Path]) -> int:
+    """Print what is true of each bundle. Return 1 if any is bad or a path holds none."""
+    statuses = [_verify(folder) for path in paths for folder in _folders(path)]
+    return max(statuses)
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return the version folders in a models folder, in a model's, or the one this is."""
+    path = path.resolve()
+    if (path / bundle.MANIFEST).exists():
+        return [path]
+    own = [path / str(version) for version in bundle.versions(path.parent, path.name)]
+    below = [
+        path / name / str(version)
+        for name in bundle.names(path)
+        for version in bundle.versions(path, name)
+    ]
+    return own or below or [path]
+
+
+def _verify(folder: Path) -> int:
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            engine = Engine(
+                bundle.read(folder), Device("cpu"), executor=executor, max_batch_rows=64
+            )
+        except ServiceError as error:
+            print(f"bad  {error.detail}")
+            return 1
+    errors = ", ".join(
+        f"{role}.{name} {error:.1e}"
+        for role, outputs in engine.golden_errors.items()
+        for name, error in outputs.items()
+    )
+    print(f"ok   {folder.parent.name}/{folder.name}: off the golden vectors by at most {errors}")
+    return 0
+
+
+def _is_no_probe(record: logging.LogRecord) -> bool:
+    """Return whether an access line is worth keeping: health checks come every few seconds."""
+    return not any(path in record.getMessage() for path in ('"GET /livez ', '"GET /readyz '))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,159 @@
+"""Answers: which format the client wants, and the arrays written in it."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import tensors
+from service.api.bodies import JSON, NPY, in_thread
+from service.errors import NotAcceptable
+from service.manifest import Manifest
+from service.tensors import Array
+
+PNG = "image/png"
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call found, before it is written.
+
+    Args:
+        fields: The JSON object; arrays may stand anywhere in its first two levels.
+        primary: Name of the field that an npy answer is, or a PNG shows.
+        headers: What is said in every format.
+    """
+
+    fields: Mapping[str, Any]
+    primary: str
+    headers: Mapping[str, str]
+
+
+def negotiate(request: Request, manifest: Manifest, *, makes_events: bool) -> str:
+    """Return the format that the Accept header wants most; of equals JSON, then npy, then PNG.
+
+    Args:
+        request: Without an Accept header it takes anything.
+        manifest: Of the model. One that makes images has pictures to offer.
+        makes_events: Whether the answer is x.
+
+    Raises:
+        NotAcceptable: It wants none of those that this call can give.
+
+    Source:
+        RFC 9110, section 12.5.1: the most specific range decides a type's quality.
+    """
+    is_picture = makes_events and manifest.event.kind == "image"
+    offered = [JSON, NPY, PNG] if is_picture else [JSON, NPY]
+    accept = ",".join(request.headers.getlist("accept")) or "*/*"
+    ranges = _ranges(accept)
+    best = max(offered, key=lambda media_type: _quality(media_type, ranges))
+    if _quality(best, ranges) == 0:
+        why = "" if is_picture or not _quality(PNG, ranges) else ", and that is no picture"
+        what = f"{manifest.event.kind}s" if makes_events else "numbers"
+        raise NotAcceptable(
+            f"This call on {manifest.name} answers {what}{why}: {', '.join(offered)}. "
+            f"'Accept: {accept[:100]}' takes none of these."
+        )
+    return best
+
+
+def _ranges(accept: str) -> dict[str, float]:
+    ranges = {}
+    for item in accept.split(","):
+        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
+        if media_range:
+            ranges[media_range] = _q(parameters)
+    return ranges
+
+
+def _q(parameters: Sequence[str]) -> float:
+    """Return the quality among an Accept item's parameters; one that is no number counts as 1."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            digits = value.strip().replace(".", "", 1)
+            return min(float(value), 1.0) if digits.isdecimal() and digits.isascii() else 1.0
+    return 1.0
+
+
+def _quality(media_type: str, ranges: Mapping[str, float]) -> float:
+    kind = media_type.partition("/")[0]
+    for candidate in (media_type, f"{kind}/*", "*/*"):
+        if candidate in ranges:
+            return ranges[candidate]
+    return 0.0
+
+
+async def write(result: Result, media_type: str, *, columns: int | None = None) -> Response:
+    """Return the answer in a format that `negotiate` chose.
+
+    Args:
+        result: What to write. For a PNG its primary field is uint8 (n, height, width, channel).
+        media_type: JSON, npy or PNG.
+        columns: Of a PNG grid.
+    """
+    size = sum(_size(value) for value in result.fields.values())
+    if media_type == PNG:
+        body = await in_thread(size, png, result.fields[result.primary], columns=columns)
+    elif media_type == NPY:
+        body = await in_thread(size, tensors.to_npy, result.fields[result.primary])
+    else:
+        body = await in_thread(size, json, result.fields)
+    return Response(body, headers={"Vary": "Accept", **result.headers}, media_type=media_type)
+
+
+def json(fields: Mapping[str, Any]) -> bytes:
+    """Return a JSON object whose values may be arrays, or objects of arrays."""
+    return orjson.dumps(
+        {key: _plain(value) for key, value in fields.items()},
+        option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
+    )
+
+
+def or_null(array: Array) -> list[float | None]:
+    """Return numbers with None for NaN, where NaN means that there is none to give."""
+    return [None if np.isnan(value) else float(value) for value in array]
+
+
+def png(pixels: Array, *, columns: int | None = None) -> bytes:
+    """Return images as one PNG: a grid without gaps, row by row, its last row filled with black.
+
+    Because nothing stands between them, rows start .. start + columns - 1 of a seed are, byte
+    for byte of their pixels, the grid's line that begins with `start`.
+
+    Args:
+        pixels: uint8 (n, height, width, channel), of 1 or 3 channels.
+        columns: Images in a line; default 8, or n if that is less.
+    """
+    n, height, width, channels = pixels.shape
+    columns = min(columns or GRID_COLUMNS, n)
+    lines = -(-n // columns)
+    cells = np.zeros((lines * columns, height, width, channels), dtype=np.uint8)
+    cells[:n] = pixels
+    grid = cells.reshape(lines, columns, height, width, channels).swapaxes(1, 2)
+    canvas = grid.reshape(lines * height, columns * width, channels)
+    image = Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return tensors.to_json(value) if isinstance(value, np.ndarray) else value
+
+
+def _size(value: object) -> int:
+    """Return how many bytes of arrays there are."""
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return value.nbytes if isinstance(value, np.ndarray) else 0

@@ -1,0 +1,130 @@
+"""Calls that say what is served: /models and what lies under it."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from service import operations
+from service.api import context
+from service.api.bodies import JSON
+from service.api.documentation import problems
+from service.api.schemas import MAX_COLUMNS
+from service.engine import Engine
+from service.errors import ModelNotFound, NotFound
+from service.repository import Model
+from service.settings import Settings
+
+router = APIRouter()
+
+_NO_MODEL = problems("model_not_found")
+
+
+@router.get("/models", response_class=Response, summary="List the models")
+async def models(request: Request) -> Response:
+    """Return every model of the folder, in short."""
+    here = context.of(request)
+    known = here.repository.models.values()
+    return _json(
+        {
+            "default": here.repository.default,
+            "models": [_summary(model) for model in known],
+        }
+    )
+
+
+@router.get("/models/{name}", response_class=Response, summary="Describe a model",
+            responses=_NO_MODEL)  # fmt: skip
+async def model(request: Request, name: str) -> Response:
+    """Return all that is known of a model: shapes, capabilities, figures, device, provenance."""
+    here = context.of(request)
+    found = _find(here, name)
+    details = _details(found.engine, here.settings) if found.engine else {}
+    return _json(_summary(found) | details)
+
+
+@router.get("/models/{name}/card", response_class=Response, summary="Read a model's card",
+            responses=_NO_MODEL)  # fmt: skip
+async def card(request: Request, name: str) -> Response:
+    """Return the card of the served version, as Markdown."""
+    return FileResponse(_file(request, name, "card.md"), media_type="text/markdown")
+
+
+@router.get("/models/{name}/samples.png", response_class=Response, summary="See a model's samples",
+            responses=_NO_MODEL)  # fmt: skip
+async def samples(request: Request, name: str) -> Response:
+    """Return the picture that was made of the served version when it was exported."""
+    return FileResponse(_file(request, name, "samples.png"))
+
+
+def _find(here: context.Context, name: str) -> Model:
+    known = here.repository.models
+    if name not in known:
+        raise ModelNotFound(
+            f"There is no model '{name}'. There are: {', '.join(known) or 'none'}.", field="model"
+        )
+    return known[name]
+
+
+def _file(request: Request, name: str, file: str) -> Path:
+    here = context.of(request)
+    engine = here.repository.engine(_find(here, name).name)
+    path = here.repository.folder / name / str(engine.manifest.version) / file
+    if not path.is_file():
+        raise NotFound(f"{name} came without a {file}.")
+    return path
+
+
+def _summary(model: Model) -> dict[str, Any]:
+    summary = {
+        "name": model.name,
+        "state": model.state,
+        "version": model.engine.manifest.version if model.engine else None,
+        "versions": model.versions,
+        "problems": {str(version): why for version, why in model.problems.items()},
+    }
+    if not model.engine:
+        return summary
+    manifest = model.engine.manifest
+    about = ("title", "family", "event", "latent", "labels", "observation", "density", "evaluation")
+    return {
+        **summary,
+        **manifest.model_dump(mode="json", include=set(about)),
+        "capabilities": operations.capabilities(manifest),
+        "device": model.engine.device.kind,
+    }
+
+
+def _details(engine: Engine, settings: Settings) -> dict[str, Any]:
+    manifest = engine.manifest
+    graphs = manifest.graphs
+    return {
+        **manifest.model_dump(mode="json", include={"provenance", "licence"}),
+        "device": {
+            "kind": engine.device.kind,
+            "reason": engine.device.reason,
+            "nodes": {role: session.nodes for role, session in engine.sessions.items()},
+        },
+        "golden": {
+            "errors": engine.golden_errors,
+            "tolerance": {
+                role: {name: each.model_dump() for name, each in graph.tolerance.items()}
+                for role, graph in graphs.items()
+            },
+        },
+        "rows_exact_at": {role: graph.rows_exact_at for role, graph in graphs.items()},
+        "limits": {
+            "n": context.most_rows(engine, settings),
+            "draws": settings.max_draws,
+            "columns": MAX_COLUMNS,
+            "body_bytes": settings.max_body_bytes,
+        },
+    }
+
+
+def _json(value: object) -> Response:
+    body = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
+    return Response(body, headers={"Cache-Control": "no-cache"}, media_type=JSON)

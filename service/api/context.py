@@ -1,0 +1,76 @@
+"""What the routes work with: the settings and the models of the app that they belong to."""
+
+import secrets
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from service.engine import Engine
+from service.errors import InputInvalid
+from service.repository import Repository
+from service.settings import Settings
+
+EXACT_IN_JAVASCRIPT = 2**53
+
+
+@dataclass(frozen=True)
+class Context:
+    """Settings and models of one app."""
+
+    settings: Settings
+    repository: Repository
+
+    def check_values(self, engine: Engine, rows: int, *, field: str) -> None:
+        """Pass if an answer of so many events is within the limit.
+
+        Raises:
+            InputInvalid: Naming the most rows that this model answers at once.
+        """
+        most = most_rows(engine, self.settings)
+        if rows > most:
+            raise InputInvalid(
+                f"field '{field}': at most {most} rows of {engine.manifest.name} at once; got "
+                f"{rows}. Ask for the others in further calls.",
+                field=field,
+            )
+
+    def check_draws(self, rows: int, draws: int) -> None:
+        """Pass if the work of an estimate is within the limit.
+
+        Raises:
+            InputInvalid: Naming the limit.
+        """
+        most = self.settings.max_draws
+        if rows * draws > most:
+            raise InputInvalid(
+                f"field 'draws': at most {most} draws at once, rows times draws; got "
+                f"{rows} x {draws}. Send fewer rows or take fewer draws.",
+                field="draws",
+            )
+
+
+def of(request: Request) -> Context:
+    """Return the context of the app that a request came to."""
+    context: Context = request.app.state.context
+    return context
+
+
+def most_rows(engine: Engine, settings: Settings) -> int:
+    """Return how many events of a model one answer may hold."""
+    return max(1, settings.max_values // engine.manifest.event.size)
+
+
+def seed_or_new(seed: int | None) -> int:
+    """Return the seed, or a new one that every client can send back exactly."""
+    return secrets.randbelow(EXACT_IN_JAVASCRIPT) if seed is None else seed
+
+
+def headers(engine: Engine, *, seed: int | None = None, start: int | None = None) -> dict[str, str]:
+    """Return what identifies an answer in every format."""
+    values = {
+        "Model": engine.manifest.name,
+        "Version": engine.manifest.version,
+        "Seed": seed,
+        "Start": start,
+    }
+    return {f"Pushforward-{key}": str(value) for key, value in values.items() if value is not None}

@@ -1,0 +1,145 @@
+"""Calls that make events: /sample from a seed, /decode from given z."""
+
+from typing import Literal
+
+import onnxruntime
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import operations
+from service.api import answers, bodies, context, schemas
+from service.api.answers import PNG, Result
+from service.api.bodies import JSON
+from service.api.documentation import describe
+from service.bundle import digest
+from service.engine import Engine
+from service.errors import InputInvalid
+from service.noise import ROWS
+
+router = APIRouter()
+
+_SAMPLE = describe(
+    schemas.Sample,
+    schemas.Sampled,
+    pictures=True,
+    summary="Sample from a model",
+    text="Row i of seed s is a pure function of (bundle, s, i): the same call gives the same "
+    "answer, and start = 8, n = 8 the second half of n = 16. An npy answer is x alone. A PNG is "
+    "one image, or a grid of `columns`. A GET with seed and version may be cached for ever.",
+)
+
+
+@router.get("/sample", response_class=Response, openapi_extra=_SAMPLE.of("GET"))
+async def sample_by_address(request: Request) -> Response:
+    """Return samples at an address that a cache can keep: an `<img src>` works as it is."""
+    return await _sample(request)
+
+
+@router.post("/sample", response_class=Response, openapi_extra=_SAMPLE.of("POST"))
+async def sample(request: Request) -> Response:
+    """Return samples."""
+    return await _sample(request)
+
+
+async def _sample(request: Request) -> Response:
+    here = context.of(request)
+    asked = await bodies.read(request, schemas.Sample, limit=here.settings.max_body_bytes)
+    call = asked.parameters
+    engine = here.repository.engine(call.model, call.version)
+    media_type = answers.negotiate(request, engine.manifest, makes_events=True)
+    here.check_values(engine, call.n, field="n")
+    _check_sample(call, media_type)
+
+    seed, start = context.seed_or_new(call.seed), call.start
+    headers = context.headers(engine, seed=seed, start=start)
+    if request.method == "GET":
+        headers |= _caching(call, engine, media_type)
+        if _is_known(request, headers.get("ETag")):
+            return Response(status_code=304, headers={"Vary": "Accept", **headers})
+
+    output = _output(media_type)
+    answer = await operations.sample(
+        engine,
+        n=call.n,
+        seed=seed,
+        start=start,
+        label=call.label,
+        temperature=call.temperature,
+        observation=call.observation,
+        include=call.include,
+        output=output,
+    )
+    said = {"model": engine.manifest.name, "version": engine.manifest.version}
+    result = Result({**said, "seed": seed, "start": start, **answer}, output, headers)
+    return await answers.write(result, media_type, columns=call.columns)
+
+
+def _output(media_type: str) -> Literal["x", "pixels"]:
+    return "pixels" if media_type == PNG else "x"
+
+
+def _check_sample(call: schemas.Sample, media_type: str) -> None:
+    if call.start + call.n > ROWS:
+        raise InputInvalid(
+            f"field 'start': the last row of a seed is {ROWS - 1}; got {call.start} + {call.n} "
+            "rows.",
+            field="start",
+        )
+    if call.include and media_type != JSON:
+        raise InputInvalid(
+            f"field 'include': only {JSON} has room beside x; {media_type} was asked for.",
+            field="include",
+        )
+
+
+def _caching(call: schemas.Sample, engine: Engine, media_type: str) -> dict[str, str]:
+    """Return what caches may do with a GET: all that decides its bytes is in its address."""
+    if call.seed is None:
+        return {"Cache-Control": "no-store"}
+    # A strong tag promises the bytes, and those may differ in their last bit across runtimes.
+    parts = [
+        engine.identity,
+        engine.device.kind,
+        onnxruntime.__version__,
+        media_type,
+        call.model_dump_json(exclude={"model", "version"}),
+    ]
+    forever = "public, max-age=31536000, immutable"
+    return {
+        "ETag": f'"{digest(" ".join(parts).encode())[:32]}"',
+        "Cache-Control": "no-cache" if call.version is None else forever,
+    }
+
+
+def _is_known(request: Request, tag: str | None) -> bool:
+    """Return whether the client says that it has this answer (RFC 9110, section 13.1.2)."""
+    known = ",".join(request.headers.getlist("if-none-match"))
+    tags = [each.strip().removeprefix("W/") for each in known.split(",")]
+    return tag is not None and (tag in tags or "*" in tags)
+
+
+_DECODE = describe(
+    schemas.Decode,
+    schemas.Decoded,
+    pictures=True,
+    summary="Decode latents",
+    text="An npy answer is x alone. A PNG is one image, or a grid of `columns`.",
+)
+
+
+@router.post("/decode", response_class=Response, openapi_extra=_DECODE.of("POST"))
+async def decode(request: Request) -> Response:
+    """Return x of given z."""
+    here = context.of(request)
+    asked = await bodies.read(request, schemas.Decode, limit=here.settings.max_body_bytes)
+    call = asked.parameters
+    engine = here.repository.engine(call.model, call.version)
+    media_type = answers.negotiate(request, engine.manifest, makes_events=True)
+    z = await asked.rows(engine.manifest.latent.shape)
+    here.check_values(engine, len(z), field="z")
+    output = _output(media_type)
+    answer = await operations.decode(engine, z, label=call.label, output=output)
+    said = {"model": engine.manifest.name, "version": engine.manifest.version}
+    result = Result({**said, **answer}, output, context.headers(engine))
+    return await answers.write(result, media_type, columns=call.columns)

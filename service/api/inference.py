@@ -1,0 +1,155 @@
+"""Calls that read events: /encode, /log-density, /elbo."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import operations
+from service.api import answers, bodies, context, schemas
+from service.api.answers import Result, or_null
+from service.api.documentation import describe
+from service.engine import Engine
+from service.operations import DEFAULT_DRAWS, Operation
+from service.tensors import Array
+
+router = APIRouter()
+
+Call = TypeVar("Call", bound=schemas.Estimated)
+
+
+@dataclass(frozen=True)
+class Reading(Generic[Call]):
+    """A request that is known to be sound: its model can do this, its rows are events.
+
+    Args:
+        here: Settings and models.
+        call: Its parameters.
+        engine: The model.
+        media_type: What the answer will be.
+        x: The events.
+        seed: What was asked for, or a new one.
+    """
+
+    here: context.Context
+    call: Call
+    engine: Engine
+    media_type: str
+    x: Array
+    seed: int
+
+
+async def _read(request: Request, schema: type[Call], operation: Operation) -> Reading[Call]:
+    here = context.of(request)
+    asked = await bodies.read(request, schema, limit=here.settings.max_body_bytes)
+    call = asked.parameters
+    engine = here.repository.engine(call.model, call.version)
+    manifest = engine.manifest
+    operations.require(manifest, operation)
+    media_type = answers.negotiate(request, manifest, makes_events=False)
+    x = await asked.rows(manifest.event.shape, event=manifest.event)
+    return Reading(here, call, engine, media_type, x, context.seed_or_new(call.seed))
+
+
+async def _write(
+    reading: Reading[Call], fields: Mapping[str, Any], *, primary: str, seed: int | None
+) -> Response:
+    manifest = reading.engine.manifest
+    said = {"model": manifest.name, "version": manifest.version}
+    headers = context.headers(reading.engine, seed=seed)
+    result = Result({**said, **fields, "seed": seed}, primary, headers)
+    return await answers.write(result, reading.media_type)
+
+
+_ENCODE = describe(
+    schemas.Encode,
+    schemas.Encoded,
+    summary="Encode events",
+    text="A VAE answers its posterior, and z is its mean, or with `draws` K that many draws, "
+    "shape (n, K, ...). A flow answers z and log |det dz/dx|. An npy answer is z alone.",
+)
+
+
+@router.post("/encode", response_class=Response, openapi_extra=_ENCODE.of("POST"))
+async def encode(request: Request) -> Response:
+    """Return z of given x."""
+    reading = await _read(request, schemas.Encode, "encode")
+    engine, draws = reading.engine, reading.call.draws
+    reading.here.check_draws(len(reading.x), draws or 1)
+    answer = await operations.encode(engine, reading.x, draws=draws, seed=reading.seed)
+    posterior = None
+    is_random = engine.manifest.density.estimator == "dequantisation"
+    if "mean" in answer:
+        posterior = {"mean": answer["mean"], "scale": answer["scale"]}
+        is_random = draws is not None
+    fields = {
+        "z": answer["z"],
+        "posterior": posterior,
+        "log_abs_det": answer.get("log_abs_det"),
+    }
+    return await _write(reading, fields, primary="z", seed=reading.seed if is_random else None)
+
+
+_LOG_DENSITY = describe(
+    schemas.LogDensity,
+    schemas.LogDensities,
+    summary="Ask how probable events are",
+    text="In nats: exact where the model has a density, else the log of a Monte-Carlo mean with "
+    "its standard error. An npy answer is log_density alone.",
+)
+
+
+@router.post("/log-density", response_class=Response, openapi_extra=_LOG_DENSITY.of("POST"))
+async def log_density(request: Request) -> Response:
+    """Return log p(x) of given x."""
+    reading = await _read(request, schemas.LogDensity, "log-density")
+    density, event = reading.engine.manifest.density, reading.engine.manifest.event
+    estimated = density.kind == "estimate"
+    draws = reading.call.draws
+    if estimated:
+        draws = draws or DEFAULT_DRAWS
+        reading.here.check_draws(len(reading.x), draws)
+    answer = await operations.log_density(reading.engine, reading.x, draws=draws, seed=reading.seed)
+    value = answer["log_density"]
+    fields: dict[str, Any] = {
+        "log_density": value,
+        "standard_error": or_null(answer["standard_error"]) if estimated else None,
+        "estimator": density.estimator,
+        "unit": "nats",
+        "bits_per_dim": value.astype("float64") / (-event.size * math.log(2)),
+        "draws": draws,
+    }
+    if estimated:
+        fields["effective_sample_size"] = or_null(answer["effective_sample_size"])
+    seed = reading.seed if estimated else None
+    return await _write(reading, fields, primary="log_density", seed=seed)
+
+
+_ELBO = describe(
+    schemas.Elbo,
+    schemas.Bounds,
+    summary="Bound how probable events are",
+    text="In nats: elbo = reconstruction - kl. importance_weighted is the tighter bound of the "
+    "same draws. An npy answer is elbo alone.",
+)
+
+
+@router.post("/elbo", response_class=Response, openapi_extra=_ELBO.of("POST"))
+async def elbo(request: Request) -> Response:
+    """Return the evidence lower bound of given x."""
+    reading = await _read(request, schemas.Elbo, "elbo")
+    draws = reading.call.draws or DEFAULT_DRAWS
+    reading.here.check_draws(len(reading.x), draws)
+    answer = await operations.elbo(reading.engine, reading.x, draws=draws, seed=reading.seed)
+    fields = {
+        **answer,
+        "standard_error": or_null(answer["standard_error"]),
+        "effective_sample_size": or_null(answer["effective_sample_size"]),
+        "unit": "nats",
+        "draws": draws,
+    }
+    return await _write(reading, fields, primary="elbo", seed=reading.seed)

@@ -1,0 +1,84 @@
+"""The tiny models in a folder, and clients of a service that serves them."""
+
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+import httpx
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+from tests.service import bundles
+
+
+class Content(TypedDict, total=False):
+    """What a request may carry, in httpx's words."""
+
+    params: Mapping[str, Any]
+    json: Any
+    content: bytes | AsyncIterator[bytes]
+    headers: Mapping[str, str]
+
+
+class Client:
+    """httpx on an app in this process: each call is a request on the app's event loop."""
+
+    def __init__(self, app: FastAPI, portal: BlockingPortal) -> None:
+        self.app = app
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(transport=transport, base_url="http://service")
+        self._portal = portal
+
+    def request(self, method: str, path: str, **content: Unpack[Content]) -> httpx.Response:
+        call = functools.partial(self._client.request, method, path, **content)
+        return self._portal.call(call)
+
+    def get(self, path: str, **content: Unpack[Content]) -> httpx.Response:
+        return self.request("GET", path, **content)
+
+    def post(self, path: str, **content: Unpack[Content]) -> httpx.Response:
+        return self.request("POST", path, **content)
+
+
+MakeClient = Callable[..., Client]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every tiny model in one version."""
+    folder = tmp_path_factory.mktemp("models")
+    for tiny in bundles.ALL:
+        tiny.publish(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_client(models: Path) -> Iterator[MakeClient]:
+    """A function that starts a service with some settings and returns a client of it."""
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal())
+
+        def make(*, wait: bool = True, **settings: object) -> Client:
+            settings = {"models": models, "device": "cpu", "threads": 1, **settings}
+            app = create_app(Settings.model_validate(settings))
+            lifespan = app.router.lifespan_context(app)
+            stack.enter_context(portal.wrap_async_context_manager(lifespan))
+            deadline = time.monotonic() + 30
+            while wait and not app.state.context.repository.loaded:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            return Client(app, portal)
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def client(make_client: MakeClient) -> Client:
+    """A client of a service that serves every tiny model, all settings at their defaults."""
+    return make_client()

@@ -1,0 +1,100 @@
+"""The command: what it prints and with which status it ends."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from service import __main__ as command
+from service.errors import DeviceUnavailable
+from tests.service.bundles import AFFINE, TILES
+
+
+def test_verify_prints_a_line_for_each_bundle_of_a_models_folder(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["verify", str(models)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["ok", f"{name}/1:"] for name in ("affine", "grains", "ppca", "tiles")
+    ]
+    assert "log_density.log_density " in lines[0]
+
+
+def test_verify_takes_a_model_or_a_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    AFFINE.publish(tmp_path)
+    second = AFFINE.publish(tmp_path, version=2)
+    assert command.main(["verify", str(tmp_path / "affine")]) == 0
+    assert capsys.readouterr().out.count("ok ") == 2
+    assert command.main(["verify", str(second)]) == 0
+    assert capsys.readouterr().out.startswith("ok   affine/2: ")
+
+
+def test_verify_works_from_inside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(AFFINE.publish(tmp_path))
+    assert command.main(["verify", "."]) == 0
+
+
+def test_verify_says_what_is_wrong_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (AFFINE.publish(tmp_path) / "decode.onnx").write_bytes(b"")
+    TILES.publish(tmp_path)
+    assert command.main(["verify", str(tmp_path)]) == 1
+    bad, ok = capsys.readouterr().out.splitlines()
+    assert bad.startswith("bad  ")
+    assert "decode.onnx: its SHA-256 is not the manifest's" in bad
+    assert ok.startswith("ok   tiles/1")
+
+
+@pytest.mark.parametrize("path", ["", "nowhere"])
+def test_verify_of_no_bundle_fails(
+    tmp_path: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["verify", str(tmp_path / path)]) == 1
+    assert "there is no manifest.json" in capsys.readouterr().out
+
+
+def test_setting_that_is_wrong_is_a_sentence_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+    monkeypatch.setenv("PUSHFORWARD_PORT", "many")
+    assert command.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("PUSHFORWARD_PORT: ")
+    assert "got 'many'." in error
+    assert error.count("\n") == 1
+
+
+def test_models_folder_that_is_not_there_is_a_sentence_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(tmp_path / "nowhere"))
+    assert command.main([]) == 2
+    assert capsys.readouterr().err.startswith("PUSHFORWARD_MODELS: ")
+
+
+def test_device_that_cannot_serve_is_a_sentence_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(wanted: str) -> None:
+        raise DeviceUnavailable(f"{wanted} cannot run a graph.")
+
+    monkeypatch.setattr("service.app.choose_device", refuse)
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+    monkeypatch.setenv("PUSHFORWARD_DEVICE", "cuda")
+    assert command.main([]) == 2
+    assert capsys.readouterr().err == "PUSHFORWARD_DEVICE: cuda cannot run a graph.\n"
+
+
+def test_moved_bundle_is_told_where_it_belongs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(AFFINE.publish(tmp_path), tmp_path / "other" / "1")
+    assert command.main(["verify", str(tmp_path / "other")]) == 1
+    assert "the folder must be affine/1" in capsys.readouterr().out

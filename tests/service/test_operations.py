@@ -1,0 +1,160 @@
+"""What the operations return, against the closed forms of the tiny models."""
+
+import asyncio
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import bundle, noise, operations
+from service.engine import Engine
+from service.errors import CapabilityMissing
+from service.session import Device
+from tests.service import bundles
+from tests.service.bundles import ALL, BIAS, NOISE, WEIGHT
+
+
+@pytest.fixture(scope="module")
+def engines(models: Path) -> Iterator[dict[str, Engine]]:
+    with ThreadPoolExecutor(1) as threads:
+        yield {
+            tiny.name: Engine(
+                bundle.read(models / tiny.name / "1"),
+                Device("cpu"),
+                executor=threads,
+                max_batch_rows=64,
+            )
+            for tiny in ALL
+        }
+
+
+def test_samples_of_a_flow_have_the_moments_of_its_density(engines: dict[str, Engine]) -> None:
+    answer = asyncio.run(operations.sample(engines["affine"], n=20_000, seed=1))
+    x = answer["x"].astype(float)
+    covariance = bundles.MIX.T @ bundles.MIX
+    z = (x.mean(axis=0) - bundles.SHIFT) / np.sqrt(np.diag(covariance) / len(x))
+    assert np.abs(z).max() <= 4.5
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.15)
+
+
+def test_mean_log_density_of_samples_is_minus_the_entropy(engines: dict[str, Engine]) -> None:
+    answer = asyncio.run(
+        operations.sample(engines["affine"], n=20_000, seed=2, include=["log_density"])
+    )
+    entropy = math.log(2 * math.pi * math.e) + bundles.LOG_DET
+    # The variance of -1/2 z^2, summed over two dimensions, is 1.
+    assert abs(answer["log_density"].mean() + entropy) * math.sqrt(20_000) <= 4.5
+
+
+def test_ancestral_draws_have_the_covariance_of_the_model(engines: dict[str, Engine]) -> None:
+    answer = asyncio.run(operations.sample(engines["ppca"], n=20_000, seed=3, observation="draw"))
+    covariance = WEIGHT.T @ WEIGHT + NOISE**2 * np.eye(3)
+    np.testing.assert_allclose(answer["x"].mean(axis=0), BIAS, atol=0.06)
+    np.testing.assert_allclose(np.cov(answer["x"].T), covariance, atol=0.1)
+
+
+def test_draw_is_the_mean_plus_the_noise_of_its_own_stream(engines: dict[str, Engine]) -> None:
+    mean, draw = (
+        asyncio.run(
+            operations.sample(engines["ppca"], n=4, seed=3, start=9, observation=observation)
+        )["x"]
+        for observation in ("mean", "draw")
+    )
+    eps = noise.normal(3, noise.Stream.OBSERVATION, start=9, rows=4, size=3)
+    np.testing.assert_allclose(draw, mean + NOISE * eps, atol=1e-5)
+
+
+def test_labels_are_drawn_row_by_row_from_the_seed(engines: dict[str, Engine]) -> None:
+    answer = asyncio.run(
+        operations.sample(engines["tiles"], n=50, seed=4, start=20, include=["label"])
+    )
+    expected = noise.labels(4, start=0, rows=70, classes=3)[20:]
+    np.testing.assert_array_equal(answer["label"], expected)
+
+
+def test_pixels_are_the_same_image_in_bytes(engines: dict[str, Engine]) -> None:
+    x = asyncio.run(operations.sample(engines["grains"], n=5, seed=1))["x"]
+    pixels = asyncio.run(operations.sample(engines["grains"], n=5, seed=1, output="pixels"))
+    np.testing.assert_array_equal(pixels["pixels"], np.rint(255 * x.transpose(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_first_draws_of_an_estimate_do_not_depend_on_how_many_follow(
+    engines: dict[str, Engine], seed: int
+) -> None:
+    x = np.zeros((2, 3), np.float32)
+    few, many = (
+        asyncio.run(operations.encode(engines["ppca"], x, draws=draws, seed=seed))["z"]
+        for draws in (5, 90)
+    )
+    np.testing.assert_array_equal(few, many[:, :5])
+
+
+def test_estimate_grows_to_the_truth_with_its_draws(engines: dict[str, Engine]) -> None:
+    x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    truth = bundles.ppca_log_density(x.astype(float))
+    gaps = []
+    for draws in (1, 8, 64):
+        answer = asyncio.run(operations.log_density(engines["ppca"], x, draws=draws, seed=1))
+        gaps.append(float((truth - answer["log_density"]).mean()))
+    assert gaps[0] > gaps[1] > gaps[2] > -0.01
+    assert gaps[2] < 0.01
+
+
+def test_standard_error_covers_the_truth_as_often_as_it_says(engines: dict[str, Engine]) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    truth = bundles.ppca_log_density(x.astype(float))
+    answer = asyncio.run(operations.log_density(engines["ppca"], x, draws=300, seed=7))
+    score = (answer["log_density"] - truth) / answer["standard_error"]
+    covered = (np.abs(score) < 1.96).mean()
+    assert abs(covered - 0.95) <= 4.5 * math.sqrt(0.95 * 0.05 / 300)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 300])
+def test_dequantised_estimate_does_not_depend_on_the_other_rows_in_number(
+    engines: dict[str, Engine], rows: int
+) -> None:
+    x = np.zeros((rows, 3, 2, 2), np.float32)
+    answer = asyncio.run(operations.log_density(engines["grains"], x, draws=65, seed=1))
+    truth = bundles.grains_log_density(x[:1].astype(float))
+    assert answer["log_density"].shape == (rows,)
+    assert abs(answer["log_density"][0] - truth[0]) < 4.5 * answer["standard_error"][0]
+
+
+def test_capabilities_are_those_of_the_graphs() -> None:
+    offered = {
+        tiny.name: operations.capabilities(tiny.manifest(tiny.files())) for tiny in ALL
+    }
+    assert offered == {
+        "affine": ["sample", "decode", "encode", "log-density"],
+        "grains": ["sample", "decode", "encode", "log-density"],
+        "ppca": ["sample", "decode", "encode", "log-density", "elbo"],
+        "tiles": ["sample", "decode"],
+    }
+    with pytest.raises(CapabilityMissing, match="implicit model"):
+        operations.require(bundles.TILES.manifest(bundles.TILES.files()), "log-density")
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=20))
+def test_log_mean_exp_is_that_of_the_plain_sum(log_weights: list[float]) -> None:
+    value, error, size = operations.log_mean_exp(np.array([log_weights]))
+    weights = np.exp(np.array(log_weights))
+    mean = weights.mean()
+    np.testing.assert_allclose(value, np.log(mean), rtol=1e-10, atol=1e-12)
+    expected = weights.std(ddof=1) / math.sqrt(len(weights)) / mean
+    np.testing.assert_allclose(error, expected, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(size, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-8)
+
+
+def test_log_mean_exp_neither_overflows_nor_underflows() -> None:
+    value, _, size = operations.log_mean_exp(np.array([[1000.0, 1000.0], [-1000.0, -1000.0]]))
+    assert value.tolist() == [1000.0, -1000.0]
+    assert size.tolist() == [2.0, 2.0]
+    value, error, _ = operations.log_mean_exp(np.full((1, 3), -np.inf))
+    assert value.tolist() == [-np.inf]
+    assert np.isnan(error).all()

@@ -1,0 +1,104 @@
+"""One graph in ONNX Runtime: the device proves itself, and the golden vectors come out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from service import bundle, session
+from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
+from service.session import Device, Session
+from tests.service.bundles import AFFINE, ALL, MIX, SHIFT, Tiny
+
+CPU = Device("cpu")
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Session:
+    return Session(bundle.read(AFFINE.publish(tmp_path)), "decode", CPU)
+
+
+@pytest.mark.parametrize("tiny", ALL, ids=lambda tiny: tiny.name)
+def test_golden_vectors_come_out_of_every_graph(tiny: Tiny, tmp_path: Path) -> None:
+    read = bundle.read(tiny.publish(tmp_path))
+    for role, graph in read.manifest.graphs.items():
+        errors = session.replay(read, Session(read, role, CPU))
+        assert errors.keys() == {spec.name for spec in graph.outputs}
+        assert max(errors.values()) < 1e-4
+
+
+def test_run_returns_what_is_asked_for(decoder: Session) -> None:
+    z = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    answer = decoder.run({"z": z})
+    assert answer.keys() == {"x"}
+    np.testing.assert_allclose(answer["x"], z @ MIX + SHIFT, atol=1e-5)
+
+
+def test_nodes_are_counted_where_they_run(decoder: Session) -> None:
+    assert decoder.nodes.keys() == {"cpu"}
+
+
+def test_graph_that_fails_says_which(decoder: Session) -> None:
+    with pytest.raises(EngineFailed, match=r"decode\.onnx failed: "):
+        decoder.run({"z": np.zeros((3, 5), np.float32)})
+    with pytest.raises(EngineFailed, match=r"decode\.onnx failed: "):
+        decoder.run({"y": np.zeros((3, 2), np.float32)})
+
+
+def test_graph_that_the_runtime_cannot_load_is_a_bad_bundle(tmp_path: Path) -> None:
+    broken = replace(AFFINE, nodes={**AFFINE.nodes, "decode": "x = MatMul(z, shift)"})
+    read = bundle.read(broken.publish(tmp_path))
+    with pytest.raises(BundleInvalid, match="ONNX Runtime cannot load it on cpu"):
+        Session(read, "decode", CPU)
+
+
+def test_answer_off_the_golden_vectors_is_refused_with_its_distance(tmp_path: Path) -> None:
+    wrong = {**AFFINE.references, "decode": lambda z: {"x": z @ MIX + SHIFT + 0.01}}
+    read = bundle.read(replace(AFFINE, references=wrong).publish(tmp_path))
+    with pytest.raises(BundleInvalid, match=r"decode\.x is off by 0\.01 from the golden vectors"):
+        session.replay(read, Session(read, "decode", CPU))
+
+
+def test_cpu_is_taken_at_its_word() -> None:
+    assert session.choose_device("cpu") == CPU
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
+def test_cuda_that_is_not_there_is_refused_and_auto_says_why() -> None:
+    with pytest.raises(DeviceUnavailable, match="built without CUDA"):
+        session.choose_device("cuda")
+    device = session.choose_device("auto")
+    assert device.kind == "cpu"
+    assert "built without CUDA" in device.reason
+
+
+def test_cuda_that_cannot_run_a_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(session, "_create", fail)
+    with pytest.raises(DeviceUnavailable, match="CUDA cannot run a graph: no driver"):
+        session.choose_device("cuda")
+
+
+def test_cuda_that_runs_on_the_cpu_behind_our_back_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    create = session._create
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(session, "_create", lambda model, device: create(model, CPU))
+    with pytest.raises(DeviceUnavailable, match="ran elsewhere"):
+        session.choose_device("cuda")
+
+
+def test_there_is_at_least_one_core() -> None:
+    assert session.cores() >= 1

@@ -1,0 +1,148 @@
+"""The card says what a person must know, and the pictures show it."""
+
+import tomllib
+
+import pytest
+
+from service.manifest import (
+    Density,
+    Event,
+    Figure,
+    Golden,
+    Graph,
+    Interface,
+    Latent,
+    Manifest,
+    Provenance,
+    Role,
+    TensorSpec,
+    Tolerance,
+)
+from training.card import card, sample_command, toml, with_error
+from training.checkpoint import Epoch, Fit
+
+RECIPE = {
+    "name": "toy",
+    "title": 'A "quoted" name',
+    "data": {"source": "sklearn:digits", "shape": [8, 8], "rows": None},
+    "train": {"epochs": 2, "learning_rate": 1e-5, "betas": [0.0, 0.99]},
+}
+FIT = Fit(
+    history=(Epoch(1, {"a/loss": 2.0}, 1.5, 30.0), Epoch(2, {"a/loss": 1.0}, 1.25, 75.0)),
+    best_epoch=2,
+    best_score=1.25,
+    wall_time_s=75.0,
+    device="cpu",
+)
+IMAGE = Event(kind="image", shape=(1, 8, 8), minimum=0.0, maximum=1.0)
+VECTOR = Event(kind="vector", shape=(2,), features=("height", "weight"))
+FLOW = Interface(
+    family="flow",
+    event=VECTOR,
+    latent=Latent(shape=(2,)),
+    density=Density(
+        kind="exact", estimator="exact", measure="per unit of x", preprocessing="standardised"
+    ),
+)
+GAN = Interface(
+    family="gan",
+    event=IMAGE,
+    latent=Latent(shape=(4,)),
+    labels=("cat", "dog"),
+    density=Density(kind="none", estimator=None),
+)
+
+
+def manifest(interface: Interface) -> Manifest:
+    def graph(role: Role) -> Graph:
+        inputs, outputs = interface.signature(role)
+        tolerance: dict[str, Tolerance] = {o.name: Tolerance(absolute=1e-4) for o in outputs}
+        specs: tuple[TensorSpec, ...] = inputs
+        return Graph(
+            file=f"{role}.onnx", sha256="1" * 64, inputs=specs, outputs=outputs, tolerance=tolerance
+        )
+
+    roles: tuple[Role, ...] = ("decode",)
+    if interface.density.kind != "none":
+        roles = ("decode", "log_density")
+    return Manifest(
+        **dict(interface),
+        name="toy",
+        version=3,
+        title="A toy",
+        graphs={role: graph(role) for role in roles},
+        golden=Golden(sha256="2" * 64, rows=1),
+        evaluation=(
+            Figure(name="nll", value=1.23456, standard_error=0.0123, n=1500, unit="nats", note="x"),
+        ),
+        provenance=Provenance(
+            recipe=RECIPE,
+            data="nine rows, made up",
+            data_sha256="3" * 64,
+            seed=5,
+            versions={"torch": "2.13.0"},
+            git_commit=None,
+            wall_time_s=75.0,
+            device="cpu",
+            parameters=12345,
+            created="2026-01-02",
+        ),
+        licence="CC0-1.0",
+    )
+
+
+def test_card_shows_figures_with_their_errors_and_the_pictures() -> None:
+    text = card(manifest(FLOW), FIT)
+    assert text.startswith("# A toy\n")
+    assert "| nll | 1.235 ± 0.012 | nats | 1,500 | x |" in text
+    assert "](samples.png)" in text
+    assert "](curves.png)" in text
+    assert "12,345 parameters, 2 epochs in 1 min 15 s on cpu" in text
+    assert "height, weight" in text
+
+
+def test_card_gives_the_recipe_as_toml_that_reads_back() -> None:
+    text = card(manifest(FLOW), FIT)
+    block = text.split("```toml\n")[1].split("```")[0]
+    found = tomllib.loads(block)
+    assert found["train"] == RECIPE["train"]
+    assert found["title"] == RECIPE["title"]
+    assert "rows" not in found["data"]
+
+
+def test_card_says_which_density_there_is_and_that_a_gan_has_none() -> None:
+    assert "Exact: one pass" in card(manifest(FLOW), FIT)
+    text = card(manifest(GAN), FIT)
+    assert "None. The model is implicit" in text
+    assert "may leave out part of its data" in text
+
+
+def test_card_and_command_ask_for_what_the_model_can_give() -> None:
+    assert "image/png" in sample_command(manifest(GAN))
+    assert "image/png" not in sample_command(manifest(FLOW))
+    text = card(manifest(GAN), FIT)
+    assert "asked for by label: cat, dog" in text
+    assert '"label": 1' in text
+    assert "label" not in card(manifest(FLOW), FIT).split("## Ask for samples")[1].split("##")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.23456, 0.0123, "1.235 ± 0.012"),
+        (88.123, 2.5, "88.1 ± 2.5"),
+        (1234.5, 123.0, "1234 ± 123"),
+        (-0.00012, 0.00034, "-0.00012 ± 0.00034"),
+        (0.5, None, "0.5"),
+        (0.5, 0.0, "0.5"),
+    ],
+)
+def test_value_is_given_to_the_place_of_its_error(
+    value: float, error: float | None, text: str
+) -> None:
+    assert with_error(Figure(name="f", value=value, standard_error=error, n=1)) == text
+
+
+def test_toml_of_small_numbers_and_nested_tables_reads_back() -> None:
+    table = {"a": {"x": 1e-12, "b": {"y": True, "z": "ü"}}, "c": []}
+    assert tomllib.loads(toml(table)) == table

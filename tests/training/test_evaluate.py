@@ -1,0 +1,144 @@
+"""Figures on the test split are right, carry their errors, and repeat."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from service.manifest import Density, Event, Figure, Interface, Latent
+from tests.training.gaussian import Gaussian, gaussian_data
+from training.data import Batch, Data
+from training.evaluate import EvaluateConfig, evaluate, train_classifier
+from training.sampling import sample
+
+CONFIG = EvaluateConfig(classifier_steps=200)
+
+
+def by_name(figures: tuple[Figure, ...]) -> dict[str, Figure]:
+    return {figure.name: figure for figure in figures}
+
+
+def fitted(labels: tuple[str, ...] | None = None) -> Gaussian:
+    model = Gaussian(labels=labels)
+    model.mean.data = torch.tensor([1.0, -2.0])
+    return model
+
+
+def test_nats_of_the_true_model_are_its_entropy_within_the_error() -> None:
+    data = gaussian_data(4000)
+    figure = by_name(evaluate(fitted(), data, CONFIG))["nll"]
+    entropy = math.log(2 * math.pi * math.e)
+    assert figure.standard_error is not None
+    assert abs(figure.value - entropy) <= 4.5 * figure.standard_error
+    # The variance of half a chi-squared of two degrees is 1.
+    assert figure.standard_error == pytest.approx(1 / math.sqrt(2000), rel=0.1)
+    assert (figure.n, figure.unit) == (2000, "nats per event")
+
+
+def test_samples_of_the_true_model_are_no_further_than_training_rows() -> None:
+    data = gaussian_data(2000)
+    figures = by_name(evaluate(fitted(), data, CONFIG))
+    for name in ("MMD² of samples to test data", "MMD² of training to test data"):
+        assert figures[name].standard_error is not None
+        assert abs(figures[name].value) <= 4.5 * figures[name].standard_error
+
+
+def test_samples_of_a_wrong_model_are_seen_to_be_further() -> None:
+    data = gaussian_data(2000)
+    figure = by_name(evaluate(Gaussian(), data, CONFIG))["MMD² of samples to test data"]
+    assert figure.standard_error is not None
+    assert figure.value > 10 * figure.standard_error
+
+
+def test_evaluation_repeats_and_leaves_the_generator_alone() -> None:
+    data = gaussian_data(400, classes=2)
+    model = fitted(data.labels)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = evaluate(model, data, CONFIG)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(2)
+    assert evaluate(model, data, CONFIG) == first
+
+
+def test_rows_limit_the_test_split() -> None:
+    data = gaussian_data(400)
+    figures = evaluate(fitted(), data, EvaluateConfig(rows=50))
+    assert {figure.n for figure in figures} == {50}
+
+
+def test_classifier_recognises_samples_of_a_model_that_keeps_to_its_labels() -> None:
+    data = gaussian_data(2000, classes=3)
+    figures = by_name(evaluate(fitted(data.labels), data, CONFIG))
+    assert figures["samples recognised as their label"].value > 0.99
+    assert figures["real test data recognised"].value > 0.99
+    assert all(figure.standard_error for figure in figures.values())
+
+
+def test_classifier_sees_a_model_that_ignores_its_label() -> None:
+    class Deaf(Gaussian):
+        def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+            return self.mean + z
+
+    data = gaussian_data(2000, classes=4)
+    model = Deaf(labels=data.labels)
+    figure = by_name(evaluate(model, data, CONFIG))["samples recognised as their label"]
+    assert figure.standard_error is not None
+    assert abs(figure.value - 0.25) <= 4.5 * figure.standard_error
+
+
+def test_classifier_of_images_learns_what_can_be_learnt() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(2, (400,), generator=generator)
+    x = torch.rand(400, 1, 9, 10, generator=generator) * 0.5 + label[:, None, None, None] * 0.3
+    batch = Batch(x, label)
+    event = Event(kind="image", shape=(1, 9, 10), minimum=0.0, maximum=1.0)
+    data = Data(batch, batch, batch, event, ("dark", "light"), None, None, "", "0" * 64)
+    torch.manual_seed(0)
+    classifier = train_classifier(data, 2, steps=60)
+    assert torch.sum(classifier(x).argmax(1) == label) > 390
+
+
+def test_bits_per_dim_are_nats_over_the_dimensions_and_log_two() -> None:
+    class Discrete(Gaussian):
+        @property
+        def interface(self) -> Interface:
+            return Interface(
+                family="flow",
+                event=Event(kind="vector", shape=(2,), levels=256),
+                latent=Latent(shape=(2,)),
+                density=Density(kind="estimate", estimator="dequantisation"),
+            )
+
+    figures = by_name(evaluate(Discrete(), gaussian_data(), CONFIG))
+    bits = figures["nll, bits per dim"]
+    assert bits.value == pytest.approx(figures["nll"].value / (2 * math.log(2)))
+    assert "upper bound" in bits.note
+
+
+def test_samples_are_a_function_of_their_seed_and_take_the_labels_in_turn() -> None:
+    model = Gaussian(labels=("a", "b", "c"))
+    first = sample(model, rows=300, seed=1)
+    assert torch.equal(first.x, sample(model, rows=300, seed=1).x)
+    assert not torch.equal(first.x, sample(model, rows=300, seed=2).x)
+    assert first.label is not None
+    assert np.bincount(first.label.numpy()).tolist() == [100, 100, 100]
+
+
+def test_samples_of_a_vector_vae_are_draws_and_not_means() -> None:
+    class Observed(Gaussian):
+        @property
+        def interface(self) -> Interface:
+            return super().interface.model_copy(update={"observation": "normal"})
+
+        def graphs(self) -> dict:  # type: ignore[type-arg, override]
+            class Observe(torch.nn.Module):
+                def forward(self, z: Tensor, noise: Tensor) -> tuple[Tensor]:
+                    return (z + 10 * noise,)
+
+            return {"observe": Observe()}
+
+    x = sample(Observed(), rows=2000, seed=0).x
+    assert float(x.std()) == pytest.approx(math.sqrt(101), rel=0.05)

@@ -1,0 +1,79 @@
+"""Pictures show every kind of event; their pixels are where they should be."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from service.manifest import Event, Interface
+from tests.training.gaussian import Gaussian, gaussian_data
+from training.checkpoint import Epoch
+from training.data import Batch
+from training.pictures import draw_curves, draw_samples, png, render
+
+HELD_OUT = gaussian_data().test
+
+
+class Painter(Gaussian):
+    """Images of 4 x 4, all as bright as their label says."""
+
+    @property
+    def interface(self) -> Interface:
+        event = Event(kind="image", shape=(1, 4, 4), minimum=0.0, maximum=1.0)
+        return super().interface.model_copy(update={"event": event})
+
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        grey = torch.zeros(len(z)) if label is None else label / 2
+        return grey[:, None, None, None].expand(-1, 1, 4, 4)
+
+
+class Wide(Gaussian):
+    """Five features."""
+
+    @property
+    def interface(self) -> Interface:
+        event = Event(kind="vector", shape=(5,), features=tuple("abcde"))
+        return super().interface.model_copy(update={"event": event})
+
+    def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        return z[:, :1].expand(-1, 5)
+
+
+def test_grid_of_a_conditional_model_has_a_row_for_each_label() -> None:
+    pixels = render(draw_samples(Painter(labels=("a", "b", "c")), HELD_OUT))
+    tile = 68  # 64 pixels and a gap of 4
+    assert pixels.shape[0] == 3 * tile
+    column = pixels[:, -tile // 2, 0]
+    assert [int(column[row * tile + tile // 2]) for row in range(3)] == [0, 128, 255]
+
+
+def test_grid_of_an_unconditional_model_has_64_images_on_white() -> None:
+    pixels = render(draw_samples(Painter(), HELD_OUT))
+    assert pixels.shape == (8 * 68, 8 * 68, 3)
+    black = (pixels == 0).mean()
+    np.testing.assert_allclose(black, (64 / 68) ** 2, atol=0.01)
+
+
+def test_every_vector_has_a_picture_and_the_same_seed_the_same_one() -> None:
+    wide = Batch(torch.randn(50, 5))
+    for model, held_out in ((Gaussian(), HELD_OUT), (Wide(), wide)):
+        first = png(draw_samples(model, held_out))
+        assert first == png(draw_samples(model, held_out))
+        assert first != png(draw_samples(model, held_out, seed=1))
+
+
+def test_curves_have_one_panel_for_one_player_and_two_for_a_game() -> None:
+    alone = [Epoch(i, {"a/loss": 1 / i, "a/kl": 3.0}, 1 / i, i) for i in range(1, 30)]
+    game = [Epoch(i, {"a/loss": 1 / i, "b/loss": 2.0}, 1 / i, i) for i in range(1, 30)]
+    one, two = draw_curves(alone, 29), draw_curves(game, 29)
+    assert (len(one.axes), len(two.axes)) == (1, 2)
+    assert [line.get_label() for line in two.axes[0].get_lines()] == ["train: a", "train: b"]
+    assert "best: 0.03448 in epoch 29" in {line.get_label() for line in one.axes[0].get_lines()}
+
+
+def test_curves_of_a_single_epoch_are_drawn() -> None:
+    figure = draw_curves([Epoch(1, {"a/loss": 1.0}, 1.0, 1.0)], 1)
+    with Image.open(io.BytesIO(png(figure))) as picture:
+        assert picture.size == (700, 360)
