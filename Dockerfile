@@ -25,7 +25,6 @@ RUN /opt/pushforward/bin/pip install --no-cache-dir --constraint /constraints.tx
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --system --no-create-home --uid 10001 pushforward
 ENV PATH=/opt/pushforward/bin:$PATH \
-    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PUSHFORWARD_HOST=0.0.0.0 \

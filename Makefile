@@ -10,9 +10,6 @@ PORT   ?= $(or $(PUSHFORWARD_PORT),8000)
 MODELS ?= $(or $(PUSHFORWARD_MODELS),models)
 OUT    ?= models
 
-# ONNX Runtime reports to its makers unless this is set.
-export ORT_DISABLE_TELEMETRY := 1
-
 DEVELOPMENT := .venv
 SERVING     := .venv-serve$(if $(filter gpu,$(DEVICE)),-gpu)
 NO_TORCH    := .venv-no-torch

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 from onnx import TensorProto, helper
 
 from service.bundle import Bundle
 from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
 from service.manifest import Role
+from service.runtime import onnxruntime
 from service.tensors import Array
 
 log = logging.getLogger(__name__)

@@ -195,14 +195,14 @@ def toml(table: Mapping[str, Any]) -> str:
     return "".join(_toml(table))
 
 
-def _toml(table: Mapping[str, Any]) -> Iterator[str]:
+def _toml(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in table.items():
         if not isinstance(value, Mapping) and value is not None:
             yield f"{key} = {_value(value)}\n"
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield f"\n[{key}]\n"
-            yield from _toml(value)
+            yield f"\n[{prefix}{key}]\n"
+            yield from _toml(value, f"{prefix}{key}.")
 
 
 def _value(value: object) -> str:

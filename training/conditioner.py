@@ -88,7 +88,9 @@ def dense(*, known: int, free: int, width: int, depth: int, dropout: float) -> C
         )
         for _ in range(depth)
     ]
-    return Conditioner(nn.Linear(known, width), blocks, nn.Sequential(nn.SiLU(), nn.Linear(width, free)))
+    return Conditioner(
+        nn.Linear(known, width), blocks, nn.Sequential(nn.SiLU(), nn.Linear(width, free))
+    )
 
 
 def convolutional(

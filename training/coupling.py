@@ -58,6 +58,9 @@ class Chain(Bijection):
 class Standardise(Bijection):
     """z = (x - mean) / std with constants from the training data."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Float[Tensor, " feature"], std: Float[Tensor, " feature"]) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
@@ -85,6 +88,11 @@ class Coupling(Bijection):
         network: Maps (batch, len(known), ...) to (batch, len(moved) * free numbers, ...).
         bound: Half the side of the box in which the splines act.
     """
+
+    known: Tensor
+    moved: Tensor
+    still: Tensor
+    back: Tensor
 
     def __init__(
         self,

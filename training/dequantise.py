@@ -33,8 +33,8 @@ class Dequantise(nn.Module):
         self.stretch = bound / (math.log1p(-alpha) - math.log(alpha))
 
     def forward(
-        self, x: Float[Tensor, "batch *event"], noise: Float[Tensor, "batch *event"]
-    ) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, " batch"]]:
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Return w and log |det dw/dy| - D log L.
 
         Args:
@@ -49,7 +49,7 @@ class Dequantise(nn.Module):
         slope = math.log(self.stretch * (1 - 2 * self.alpha) / self.levels)
         return w, (slope - low.log() - high.log()).flatten(1).sum(dim=1)
 
-    def inverse(self, w: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch *event"]:
+    def inverse(self, w: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return x from 0 to 1, not rounded: k / (L - 1) plus up to half a level.
 
         Rounding it gives the image. It is left to whoever shows the image, because a rounding

@@ -1,10 +1,10 @@
 """Normalizing flows: invertible networks with a density that is known exactly.
 
-Rows of features pass through coupling layers one feature set at a time. An image goes from
-coarse to fine: every second pixel of every second row (the *coarse* image, which is still a
-legible picture) by a stack of couplings that see all of it, then the pixels between by one
-coupling each, that sees the pixels around them. Sampling walks the same way, so that what is drawn first
-is the shape and what is drawn last are the edges.
+Rows of features pass through couplings that move one half of the features after the other. An
+image goes from fine to coarse: first the pixels between, by one coupling each that sees the
+pixels around them, then every second pixel of every second row (the *coarse* image, which is
+still a legible picture) by a stack of couplings that see all of it. Sampling goes the other way:
+what is drawn first is the shape, what is drawn last are the edges.
 
 Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 2017,
 arXiv:1605.08803 (masks, logit, multiple scales); Reed et al. 2017, arXiv:1703.03664 (pixels
@@ -230,11 +230,12 @@ def _vector_network(config: FlowConfig, data: Data) -> Chain:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
     layers: list[Bijection] = [Standardise(mean, std)]
+    order = torch.randperm(features).tolist()
     for layer in range(config.layers):
-        if layer % 2 == 0:
-            order = torch.randperm(features).tolist()
-            halves = order[: features // 2], order[features // 2 :]
-        known, moved = halves if layer % 2 == 0 else halves[::-1]
+        known, moved = order[: features // 2], order[features // 2 :]
+        # The other half next, then two new halves; of two features there are no others.
+        swap = layer % 2 == 0 or features == 2
+        order = [*moved, *known] if swap else torch.randperm(features).tolist()
         network = dense(
             known=len(known),
             free=len(moved) * parameters_per_spline(config.bins),

@@ -107,7 +107,9 @@ def inverse_spline(
     return x + (y - inside), -_log_slope(t, s, d0, d1, s + bend * t * (1 - t))
 
 
-def _edges(free: Float[Tensor, "batch channel bins *space"], bound: float) -> Float[Tensor, "batch channel knots *space"]:
+def _edges(
+    free: Float[Tensor, "batch channel bins *space"], bound: float
+) -> Float[Tensor, "batch channel knots *space"]:
     """Return the ends of bins that share the box as softmax says, each at least MIN_SHARE."""
     bins = free.shape[AXIS]
     share = MIN_SHARE + (1 - MIN_SHARE * bins) * free.softmax(dim=AXIS)
@@ -116,7 +118,9 @@ def _edges(free: Float[Tensor, "batch channel bins *space"], bound: float) -> Fl
     return _between(-bound, inner, bound)
 
 
-def _between(first: float, inner: Tensor, last: float) -> Float[Tensor, "batch channel knots *space"]:
+def _between(
+    first: float, inner: Float[Tensor, "batch channel inner *space"], last: float
+) -> Float[Tensor, "batch channel knots *space"]:
     """Return the inner numbers of each spline with a constant before and one after them."""
     one = torch.ones_like(inner.narrow(AXIS, 0, 1))
     return torch.cat((first * one, inner, last * one), dim=AXIS)

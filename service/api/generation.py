@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import onnxruntime
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +15,7 @@ from service.bundle import digest
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.noise import ROWS
+from service.runtime import onnxruntime
 
 router = APIRouter()
 

@@ -47,9 +47,7 @@ def test_any_number_of_rows_comes_back_in_order(affine: Engine, rows: int) -> No
 
 @settings(max_examples=30)
 @given(rows=st.integers(2, 50), data=st.data())
-def test_row_does_not_depend_on_its_company(
-    affine: Engine, rows: int, data: st.DataObject
-) -> None:
+def test_row_does_not_depend_on_its_company(affine: Engine, rows: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, rows - 1))
     last = data.draw(st.integers(first + 1, rows))
     z = np.random.default_rng(rows).normal(size=(rows, 2)).astype(np.float32)
@@ -115,7 +113,8 @@ def test_only_the_outputs_that_are_asked_for_come_back(models: Path, executor: E
     feeds = {"z": np.zeros((3, 2), np.float32), "label": np.array([0, 1, 2])}
     answer = asyncio.run(engine.run("decode", feeds, ["pixels"]))
     assert answer.keys() == {"pixels"}
-    assert (answer["pixels"].shape, answer["pixels"].dtype) == ((3, 4, 4, 1), np.uint8)
+    assert answer["pixels"].shape == (3, 4, 4, 1)
+    assert answer["pixels"].dtype == np.uint8
 
 
 def test_answer_that_is_nan_is_a_failure_and_no_answer(affine: Engine) -> None:

@@ -132,4 +132,6 @@ def test_quantiles_keep_the_shape_and_do_not_depend_on_their_company() -> None:
     probabilities = noise.uniform(1, Stream.LATENT, start=0, rows=3, size=5000)
     whole = noise.inverse_normal_cdf(probabilities)
     assert whole.shape == (3, 5000)
-    np.testing.assert_array_equal(whole[2, 77], noise.inverse_normal_cdf(probabilities[2, 77:78])[0])
+    np.testing.assert_array_equal(
+        whole[2, 77], noise.inverse_normal_cdf(probabilities[2, 77:78])[0]
+    )

@@ -127,9 +127,7 @@ def test_dequantised_estimate_does_not_depend_on_the_other_rows_in_number(
 
 
 def test_capabilities_are_those_of_the_graphs() -> None:
-    offered = {
-        tiny.name: operations.capabilities(tiny.manifest(tiny.files())) for tiny in ALL
-    }
+    offered = {tiny.name: operations.capabilities(tiny.manifest(tiny.files())) for tiny in ALL}
     assert offered == {
         "affine": ["sample", "decode", "encode", "log-density"],
         "grains": ["sample", "decode", "encode", "log-density"],

@@ -1,6 +1,5 @@
 """Models by name: the newest sound version serves, and what was refused says why."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,6 @@ def test_nothing_serves_before_it_is_loaded(tmp_path: Path) -> None:
 
 
 def test_folder_of_nothing_sound_is_loaded_and_not_ready(tmp_path: Path) -> None:
-    shutil.rmtree(AFFINE.publish(tmp_path) / "..", ignore_errors=False)
     (AFFINE.publish(tmp_path) / "manifest.json").unlink()
     repository = loaded(tmp_path)
     assert (repository.loaded, repository.ready) == (True, False)

@@ -68,9 +68,7 @@ def test_npy_header_that_promises_terabytes_takes_no_memory() -> None:
 
 def test_npy_of_objects_is_not_unpickled() -> None:
     with pytest.raises(RequestMalformed, match="Python objects"):
-        tensors.from_npy(
-            tensors.to_npy(np.zeros((1, 3))).replace(b"'<f8'", b"'|O' "), field="x"
-        )
+        tensors.from_npy(tensors.to_npy(np.zeros((1, 3))).replace(b"'<f8'", b"'|O' "), field="x")
 
 
 def test_infinities_are_spelled() -> None:

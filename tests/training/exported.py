@@ -4,11 +4,11 @@ import copy
 import warnings
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
 from service.manifest import Role, TensorSpec
+from service.runtime import onnxruntime
 from training.export import to_onnx
 from training.family import Family
 

@@ -41,8 +41,9 @@ def test_samples_of_the_true_model_are_no_further_than_training_rows() -> None:
     data = gaussian_data(2000)
     figures = by_name(evaluate(fitted(), data, CONFIG))
     for name in ("MMD² of samples to test data", "MMD² of training to test data"):
-        assert figures[name].standard_error is not None
-        assert abs(figures[name].value) <= 4.5 * figures[name].standard_error
+        figure = figures[name]
+        assert figure.standard_error is not None
+        assert abs(figure.value) <= 4.5 * figure.standard_error
 
 
 def test_samples_of_a_wrong_model_are_seen_to_be_further() -> None:
@@ -133,7 +134,7 @@ def test_samples_of_a_vector_vae_are_draws_and_not_means() -> None:
         def interface(self) -> Interface:
             return super().interface.model_copy(update={"observation": "normal"})
 
-        def graphs(self) -> dict:  # type: ignore[type-arg, override]
+        def graphs(self) -> dict:  # type: ignore[type-arg]
             class Observe(torch.nn.Module):
                 def forward(self, z: Tensor, noise: Tensor) -> tuple[Tensor]:
                     return (z + 10 * noise,)

@@ -215,9 +215,7 @@ def test_rate_rises_in_a_line_and_falls_along_a_cosine() -> None:
     assert rate(config.model_copy(update={"schedule": "constant"}), 90, 10) == 1.0
 
 
-def test_cuda_that_is_not_there_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuda_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainingFailed, match="finds no CUDA device"):
         train(tmp_path, Gaussian(), CONFIG.model_copy(update={"device": "cuda"}))

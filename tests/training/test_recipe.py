@@ -111,7 +111,9 @@ def test_key_depends_on_what_shapes_the_weights_and_on_nothing_else(path: Path) 
 def test_same_seed_builds_the_same_model_and_another_another(path: Path) -> None:
     data = gaussian_data()
     first, again, other = (
-        torch.nn.utils.parameters_to_vector(recipe.build(read(path, overrides=set_), data).parameters())
+        torch.nn.utils.parameters_to_vector(
+            recipe.build(read(path, overrides=set_), data).parameters()
+        )
         for set_ in ([], [], ["train.seed=1"])
     )
     assert torch.equal(first, again)
@@ -119,9 +121,7 @@ def test_same_seed_builds_the_same_model_and_another_another(path: Path) -> None
 
 
 def test_family_that_cannot_model_the_data_is_refused_in_a_sentence(path: Path) -> None:
-    path.write_text(
-        TEXT.replace('"flow"', '"gan"').replace("layers = 2", ""), encoding="utf-8"
-    )
+    path.write_text(TEXT.replace('"flow"', '"gan"').replace("layers = 2", ""), encoding="utf-8")
     with pytest.raises(RecipeInvalid, match="images"):
         recipe.build(read(path), gaussian_data())
 
