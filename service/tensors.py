@@ -31,10 +31,6 @@ def from_json(value: object, *, field: str) -> Array:
         raise InputInvalid(
             f"field '{field}': its lists have different lengths. Send a full array.", field=field
         ) from error
-    except OverflowError as error:
-        raise InputInvalid(
-            f"field '{field}': a number is too large to be read.", field=field
-        ) from error
     if array.dtype.kind not in "iuf":
         raise InputInvalid(
             f"field '{field}': expected numbers only; got something else in it "

@@ -12,8 +12,9 @@ class Dequantise(nn.Module):
 
         y = (k + noise) / L,    w = c logit(alpha + (1 - 2 alpha) y)
 
-    With uniform noise P(image) >= exp E[log p(y)] - D log L, and the mean of exp is equal.
-    c makes w fill the box of the splines: what lies outside of it is no grey level.
+    Over uniform noise, P(image) = E[p(y)] / L^D exactly, and so log P(image) is at least
+    E[log p(y)] - D log L. The factor c lets w fill the box of the splines: outside of it there
+    are no grey levels.
 
     Args:
         levels: The number L of grey levels.

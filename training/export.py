@@ -88,8 +88,7 @@ def build(
     for role, trained in graphs.items():
         module = copy.deepcopy(trained).cpu().float().eval().requires_grad_(False)
         inputs, outputs = interface.signature(role)
-        file = f"{role}.onnx"
-        files[file] = to_onnx(module, inputs, outputs)
+        files[file := f"{role}.onnx"] = to_onnx(module, inputs, outputs)
         vectors = _golden(role, module, interface, events)
         golden |= {f"{role}.{tensor}": array for tensor, array in vectors.items()}
         described[role] = Graph(
@@ -178,6 +177,8 @@ def to_onnx(
         # Of torch's exporter about torch's own code; nobody here can act on them.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        # Inputs do share their axes: that is what one name for them means.
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         program = torch.export.export(graph, examples, dynamic_shapes=(shapes,), strict=False)
         exported = torch.onnx.export(
             program,

@@ -41,6 +41,14 @@ class GANConfig(Frozen):
     critic_rate: float = Field(
         1.0, gt=0, description="The critic's learning rate over the generator's."
     )
+    regulariser: Literal["spectral-norm", "r1"] = Field(
+        "spectral-norm",
+        description="What keeps the critic from being too steep: layers of gain 1, or a penalty "
+        "on its gradient at the data.",
+    )
+    penalty: float = Field(
+        1.0, gt=0, description="Of r1: the factor gamma on half the squared gradient."
+    )
     embedding: int = Field(
         32, ge=1, description="Length of the vector that stands for a class in the generator."
     )
@@ -151,8 +159,8 @@ class Generator(nn.Module):
 class Critic(nn.Module):
     """D: an image and its label to the logit of "this pair is data".
 
-    Spectral normalisation holds every layer's gain at 1, which keeps the game balanced. The
-    label enters as an inner product with the image's features (projection).
+    Spectral normalisation, if asked for, holds every layer's gain at 1, which keeps the game
+    balanced. The label enters as an inner product with the image's features (projection).
 
     Source:
         Miyato et al. 2018, arXiv:1802.05957 (spectral normalisation). Miyato & Koyama 2018,
@@ -162,21 +170,24 @@ class Critic(nn.Module):
     SLOPE = 0.1
     """Of the leaky ReLU on negative inputs: Miyato et al. 2018, table 3."""
 
-    def __init__(self, shape: tuple[int, ...], width: int, classes: int) -> None:
+    def __init__(self, shape: tuple[int, ...], config: GANConfig, classes: int) -> None:
         super().__init__()
         channels, rows, columns = shape
-        widths = pyramid(width, halvings(rows, columns) + 1)
-        layers: list[nn.Module] = [spectral_norm(nn.Conv2d(channels, width, 3, padding=1))]
+        widths = pyramid(config.critic_width, halvings(rows, columns) + 1)
+        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
         for before, after in itertools.pairwise(widths):
             layers += [
                 nn.LeakyReLU(self.SLOPE),
-                spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1)),
+                nn.Conv2d(before, after, 4, stride=2, padding=1),
                 nn.LeakyReLU(self.SLOPE),
-                spectral_norm(nn.Conv2d(after, after, 3, padding=1)),
+                nn.Conv2d(after, after, 3, padding=1),
             ]
         self.features = nn.Sequential(*layers, nn.LeakyReLU(self.SLOPE))
-        self.verdict = spectral_norm(nn.Linear(widths[-1], 1))
-        self.projection = spectral_norm(nn.Embedding(classes, widths[-1])) if classes else None
+        self.verdict = nn.Linear(widths[-1], 1)
+        self.projection = nn.Embedding(classes, widths[-1]) if classes else None
+        if config.regulariser == "spectral-norm":
+            for layer in [each for each in self.modules() if hasattr(each, "weight")]:
+                spectral_norm(layer)
 
     def forward(
         self,
@@ -217,7 +228,7 @@ class GAN(Family):
         self.config, self.event, self.labels = config, data.event, data.labels
         classes = len(data.labels or ())
         self.generator = Generator(data.event.shape, config, classes)
-        self.critic = Critic(data.event.shape, config.critic_width, classes)
+        self.critic = Critic(data.event.shape, config, classes)
         # Mean squared distance of two training images: twice the sum of the pixels' variances.
         self.unit = 2 * data.train.x.var(0).sum().item()
 
@@ -252,7 +263,24 @@ class GAN(Family):
         both = None if label is None else torch.cat([label, label])
         real_logit, fake_logit = self.critic(torch.cat([batch.x, fake]), both).chunk(2)
         right = 0.5 * ((real_logit > 0).to(fake) + (fake_logit < 0).to(fake)).mean()
-        return {"loss": -value(real_logit, fake_logit), "accuracy": right}
+        loss = -value(real_logit, fake_logit)
+        if self.config.regulariser == "r1":
+            loss = loss + self._gradient_penalty(batch.x, label)
+        return {"loss": loss, "accuracy": right}
+
+    def _gradient_penalty(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, ""]:
+        """Return gamma / 2 E|grad_x D(x)|^2 over the data, in float32.
+
+        Source:
+            Mescheder et al. 2018, arXiv:1801.04406, eq. 9 (R1).
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.detach().requires_grad_()
+            logit = self.critic(x, label).sum()
+            (gradient,) = torch.autograd.grad(logit, x, create_graph=True)
+        return 0.5 * self.config.penalty * gradient.square().flatten(1).sum(1).mean()
 
     def _generator_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         label = self._label(batch)

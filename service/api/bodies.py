@@ -118,8 +118,8 @@ async def read(request: Request, schema: type[Call], *, limit: int) -> Asked[Cal
     media_type = _media_type(request, schema, body)
     if media_type != JSON:
         return Asked(query, media_type, body)
-    values = await in_thread(len(body), _parse, body)
-    return Asked(schemas.merge(query, schemas.from_body(schema, values)), JSON, b"")
+    said = await in_thread(len(body), _parse, body, schema)
+    return Asked(schemas.merge(query, said), JSON, b"")
 
 
 async def in_thread(
@@ -177,12 +177,12 @@ async def _read_all(request: Request, *, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes, schema: type[Call]) -> Call:
     try:
-        value: object = orjson.loads(body)
+        values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise RequestMalformed(f"The body is not JSON: {error}.") from error
-    return value
+    return schemas.from_body(schema, values)
 
 
 def read_picture(body: bytes, event: Event, *, kind: str) -> Array:

@@ -107,7 +107,7 @@ async def _refuse_address(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         ours = errors.NotFound(f"There is nothing at {path}. See /docs for what there is.")
     elif error.status_code == 405:
-        allowed = ", ".join(sorted(_methods(request)))
+        allowed = ", ".join(sorted(_methods(request))) or "GET"  # a file's address has no route
         ours = errors.MethodNotAllowed(f"{path} is not for {request.method}; use {allowed}.")
         answer = await _refuse(request, ours)
         answer.headers["Allow"] = allowed

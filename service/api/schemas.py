@@ -3,7 +3,8 @@
 The tensors (x, z) are `Any` here and never walked by pydantic: `service.tensors` reads them.
 """
 
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +16,8 @@ from service.operations import Extra, Observation
 MAX_COLUMNS = 64
 
 Label = Annotated[int, Field(ge=0, lt=2**31)]
+Labels = Label | Annotated[list[Label], Field(fail_fast=True)]
+"""One class for every row, or one for each. Of a list with a million errors, the first will do."""
 
 
 class Parameters(BaseModel):
@@ -58,7 +61,7 @@ class Sample(Seeded):
 
     n: int = Field(1, ge=1, description="How many rows.")
     start: int = Field(0, ge=0, lt=noise.ROWS, description="First row.")
-    label: Label | list[Label] | None = Field(
+    label: Labels | None = Field(
         None, description="Class of every row, or one for each. Default: drawn from the seed."
     )
     temperature: float = Field(
@@ -68,7 +71,7 @@ class Sample(Seeded):
         None,
         description="Of a model with p(x|z): E[x|z] (`mean`, the default), or a `draw` of x.",
     )
-    include: list[Extra] = Field([], description="What JSON shall hold beside x.")
+    include: list[Extra] = Field([], fail_fast=True, description="What JSON shall hold beside x.")
     columns: int | None = Field(
         None, ge=1, le=MAX_COLUMNS, description="Of a PNG grid. Default: 8, or n if that is less."
     )
@@ -80,7 +83,7 @@ class Decode(Parameters):
     tensor: ClassVar[str | None] = "z"
 
     z: Any = Field(None, description="Latents, shape (n, *latent.shape).")
-    label: Label | list[Label] | None = Field(
+    label: Labels | None = Field(
         None, description="Class of every row, or one for each. Needed where a model has labels."
     )
     columns: int | None = Field(
@@ -122,10 +125,7 @@ def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
             raise InputInvalid(f"field '{name}': it is given twice in the query.", field=name)
         is_list = name == "include" or (name == "label" and "," in text)
         values[name] = text.split(",") if is_list else text
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise _named(schema, error) from error
+    return _validate(schema, values, strict=False)
 
 
 def from_body(schema: type[Call], values: object) -> Call:
@@ -136,10 +136,7 @@ def from_body(schema: type[Call], values: object) -> Call:
     """
     if not isinstance(values, dict):
         raise InputInvalid('The body must be a JSON object such as {"model": "..."}.')
-    try:
-        return schema.model_validate(values, strict=True)
-    except ValidationError as error:
-        raise _named(schema, error) from error
+    return _validate(schema, values, strict=True)
 
 
 def merge(query: Call, body: Call) -> Call:
@@ -152,27 +149,40 @@ def merge(query: Call, body: Call) -> Call:
     for name in query.model_fields_set & body.model_fields_set:
         if getattr(query, name) != given[name]:
             raise InputInvalid(
-                f"field '{name}': the query says {getattr(query, name)!r}, the body "
-                f"{given[name]!r}. Say it once.",
+                f"field '{name}': the query says {_short(getattr(query, name))}, the body "
+                f"{_short(given[name])}. Say it once.",
                 field=name,
             )
     return query.model_copy(update=given)
 
 
-def _named(schema: type[Parameters], error: ValidationError) -> InputInvalid:
+def _validate(schema: type[Call], values: Mapping[str, object], *, strict: bool) -> Call:
+    # Before pydantic, which would list a million unknown names one by one.
+    for name in values:
+        if name not in schema.model_fields:
+            known = ", ".join(schema.model_fields)
+            text = f"field {_short(name)}: unknown here. Known are: {known}."
+            raise InputInvalid(text, field=name[:100])
+    try:
+        return schema.model_validate(values, strict=strict)
+    except ValidationError as error:
+        raise _named(error) from error
+
+
+_short = reprlib.repr
+"""Of a value that came: as Python writes it, cut off after a few dozen characters."""
+
+
+def _named(error: ValidationError) -> InputInvalid:
     """Return the first thing that is wrong, as a sentence that names its field."""
     errors = error.errors(include_url=False)
     field = str(errors[0]["loc"][0])
-    if errors[0]["type"] == "extra_forbidden":
-        known = ", ".join(schema.model_fields)
-        return InputInvalid(f"field '{field}': unknown here. Known are: {known}.", field=field)
     # A union has one error for each of its members.
     about = [each for each in errors if each["loc"][0] == field]
     expected = dict.fromkeys(each["msg"].removeprefix("Input should be ") for each in about)
-    came = repr(about[0]["input"])
-    came = came if len(came) <= 60 else came[:57] + "..."
     return InputInvalid(
-        f"field '{field}': expected {' or '.join(expected)}; got {came}.", field=field
+        f"field '{field}': expected {' or '.join(expected)}; got {_short(about[0]['input'])}.",
+        field=field,
     )
 
 

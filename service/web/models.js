@@ -69,7 +69,7 @@ export function modelItems(models, view, choose) {
           choose(model.name);
         },
       },
-      element("strong", {}, model.title ?? model.name),
+      element("strong", {}, model.name),
       ...(model.state === "ready" ? readyLines(model) : troubleLines(model)),
     );
     return element("li", {}, link);
@@ -79,7 +79,10 @@ export function modelItems(models, view, choose) {
 /** @param {Model} model */
 function readyLines(model) {
   const headline = model.evaluation[0];
-  const said = [element("span", {}, `${FAMILIES[model.family]} · ${abilities(model)}`)];
+  const said = [
+    element("span", {}, model.title),
+    element("span", {}, `${FAMILIES[model.family]} · ${abilities(model)}`),
+  ];
   if (headline) said.push(element("span", { class: "figure" }, sentenceOf(headline)));
   return said;
 }
@@ -113,7 +116,7 @@ export function summary({ name, family, event, labels, version }) {
       ? `${colour} images of ${width} × ${height} pixels`
       : `${event.shape[0]} number${event.shape[0] === 1 ? "" : "s"} a sample`;
   const classes = labels ? `${labels.length} labels` : null;
-  const said = [FAMILIES[family], made, classes, `${name}, version ${version}`];
+  const said = [`${name}, version ${version}`, FAMILIES[family], made, classes];
   return said.filter(Boolean).join(" · ");
 }
 

@@ -70,7 +70,7 @@ def test_page_lists_every_model_with_what_it_can_do_and_its_figure(open_page: Op
     page = open_page("/")
     listed = page.get_by_role("navigation", name="Models")
     for name in ("Affine", "Grains", "Ppca", "Tiles"):
-        assert listed.get_by_text(name, exact=True).is_visible()
+        assert listed.get_by_text(name, exact=True).first.is_visible()
     affine = listed.get_by_role("link", name="Affine").inner_text()
     assert "Flow · samples, codes, densities" in affine
     assert "nll 1.5 ± 0.1 nats" in affine

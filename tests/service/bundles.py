@@ -286,8 +286,8 @@ def _tiles(z: Floats, label: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any
     return {"x": x, "pixels": np.rint(255 * x).transpose(0, 2, 3, 1)}
 
 
-_TO_PIXELS = "t = Transpose<perm=[0, 2, 3, 1]>(x) f = Mul(t, white) i = Round(f) "
-_TO_PIXELS += "pixels = Cast<to=2>(i)"
+TO_PIXELS = "t = Transpose<perm=[0, 2, 3, 1]>(x) f = Mul(t, white) i = Round(f) "
+TO_PIXELS += "pixels = Cast<to=2>(i)"
 
 TILES = Tiny(
     name="tiles",
@@ -300,7 +300,7 @@ TILES = Tiny(
     ),
     nodes={
         "decode": "y = MatMul(z, pattern) o = Gather(offsets, label) a = Add(y, o) "
-        f"g = Sigmoid(a) x = Reshape(g, shape) {_TO_PIXELS}",
+        f"g = Sigmoid(a) x = Reshape(g, shape) {TO_PIXELS}",
     },
     constants={
         "pattern": PATTERN.astype(np.float32),
@@ -357,7 +357,7 @@ GRAINS = Tiny(
     ),
     nodes={
         "decode": "y = Sigmoid(z) s = Mul(y, levels) k = Floor(s) x = Div(k, top) "
-        + _TO_PIXELS.replace("i = ", "ii = ").replace("(i)", "(ii)"),
+        + TO_PIXELS.replace("i = ", "ii = ").replace("(i)", "(ii)"),
         "encode": _TO_CODE,
         "log_density": f"{_TO_CODE} zz = Mul(z, z) h = Mul(zz, minus_half) "
         "sh = ReduceSum<keepdims=0>(h, inner) lp0 = Sub(sh, log_norm) "

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from service import bundle, noise, operations
 from service.engine import Engine
 from service.errors import CapabilityMissing
+from service.manifest import Density, Event, Interface, Latent
 from service.session import Device
 from tests.service import bundles
-from tests.service.bundles import ALL, BIAS, NOISE, WEIGHT
+from tests.service.bundles import ALL, BIAS, NOISE, TO_PIXELS, WEIGHT, Tiny
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,47 @@ def test_pixels_are_the_same_image_in_bytes(engines: dict[str, Engine]) -> None:
     x = asyncio.run(operations.sample(engines["grains"], n=5, seed=1))["x"]
     pixels = asyncio.run(operations.sample(engines["grains"], n=5, seed=1, output="pixels"))
     np.testing.assert_array_equal(pixels["pixels"], np.rint(255 * x.transpose(0, 2, 3, 1)))
+
+
+def test_draw_of_a_black_and_white_image_is_black_or_white(tmp_path: Path) -> None:
+    shades = np.array([[0.0, 0.25, 0.5, 1.0]])
+    dots = Tiny(
+        name="dots",
+        interface=Interface(
+            family="vae",
+            event=Event(kind="image", shape=(1, 2, 2), minimum=0, maximum=1),
+            latent=Latent(shape=(1,)),
+            observation="bernoulli",
+            density=Density(kind="none", estimator=None),
+        ),
+        nodes={
+            "decode": f"o = Mul(z, zero) a = Add(o, shades) x = Reshape(a, shape) {TO_PIXELS}",
+            "observe": "o = Mul(z, zero) a = Add(o, shades) p = Reshape(a, shape) "
+            f"b = Less(noise, p) x = Cast<to=1>(b) {TO_PIXELS}",
+        },
+        constants={
+            "zero": np.array([0], np.float32),
+            "shades": shades.astype(np.float32),
+            "shape": np.array([-1, 1, 2, 2]),
+            "white": np.array([255], np.float32),
+        },
+        references={
+            "decode": lambda z: _dots(np.tile(shades, (len(z), 1))),
+            "observe": lambda z, noise: _dots(noise.reshape(-1, 4) < shades),
+        },
+    )
+    read = bundle.read(dots.publish(tmp_path))
+    with ThreadPoolExecutor(1) as threads:
+        engine = Engine(read, Device("cpu"), executor=threads, max_batch_rows=64)
+        answer = asyncio.run(operations.sample(engine, n=4000, seed=1, observation="draw"))
+    assert set(np.unique(answer["x"])) == {0.0, 1.0}
+    z = (answer["x"].reshape(-1, 4).mean(axis=0) - shades[0]) * math.sqrt(4000)
+    assert np.abs(z).max() <= 4.5 * 0.5
+
+
+def _dots(x: np.ndarray) -> dict[str, np.ndarray]:
+    image = x.astype(float).reshape(-1, 1, 2, 2)
+    return {"x": image, "pixels": np.rint(255 * image).transpose(0, 2, 3, 1)}
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -9,7 +9,7 @@ import pytest
 from service import bundle, session
 from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
 from service.runtime import onnxruntime
-from service.runtime from service.session import Device, Session
+from service.session import Device, Session
 from tests.service.bundles import AFFINE, ALL, MIX, SHIFT, Tiny
 
 CPU = Device("cpu")

@@ -29,6 +29,7 @@ def test_json_numbers_come_back_as_they_are(array: np.ndarray) -> None:
         ([True], "numbers only"),
         ([{}], "numbers only"),
         ([2**70], "numbers only"),
+        ([0.5, 10**400], "numbers only"),
         ({}, "got an object"),
         ("1", "got a string"),
         (1, "got a number"),

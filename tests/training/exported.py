@@ -1,7 +1,6 @@
 """Runs a family's exported graphs and says how far they are from float64."""
 
 import copy
-import warnings
 
 import numpy as np
 import torch
@@ -19,12 +18,7 @@ def differences(
     """Return, by output, the largest |ONNX Runtime - float64| over batches of these sizes."""
     graph = copy.deepcopy(family).eval().requires_grad_(False).graphs()[role]
     inputs, outputs = family.interface.signature(role)
-    with warnings.catch_warnings():
-        # The exporter of torch 2.13 uses what torch deprecates, and says so when inputs share
-        # an axis, as they should.
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
-        file = to_onnx(graph, inputs, outputs)
+    file = to_onnx(graph, inputs, outputs)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     exact = copy.deepcopy(graph).double()
     worst = {spec.name: 0.0 for spec in outputs}

@@ -52,9 +52,7 @@ def jensen_shannon(p: Normal, q: Normal) -> float:
 
 
 def normal(mean: float, scale: float) -> Normal:
-    return Normal(
-        torch.tensor(mean, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64)
-    )
+    return Normal(torch.tensor(mean, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))
 
 
 def test_value_of_the_best_critic_is_minus_log_4_where_samples_follow_the_data() -> None:

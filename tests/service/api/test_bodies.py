@@ -121,6 +121,23 @@ def test_bad_value_in_the_query_names_its_field(client: Client, query: str) -> N
     assert len(answer.content) < 1000
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("sample", {"model": "tiles", "label": ["a"] * 100_000}),
+        ("sample", {"model": "tiles", "include": ["a"] * 100_000}),
+        ("sample", {"model": "tiles", "n": [0] * 100_000}),
+        ("sample", {"model": "tiles", "m" * 100_000: 0}),
+        ("sample", {str(i): i for i in range(100_000)}),
+        ("encode?model=ppca&x=0", {"x": [0] * 100_000}),
+    ],
+)
+def test_sentence_stays_short_whatever_came(client: Client, path: str, body: object) -> None:
+    answer = client.post(f"/{path}", json=body)
+    assert answer.status_code == 422
+    assert len(answer.content) < 1000
+
+
 @pytest.mark.parametrize("body", [b"[]", b"3", b'"text"', b"null", b"true"])
 def test_json_that_is_no_object_is_refused(client: Client, body: bytes) -> None:
     answer = post(client, body, "application/json")
