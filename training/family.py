@@ -90,3 +90,15 @@ class Pixels(nn.Module):
         x = self.decoder(*inputs)
         pixels = (x * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return x, pixels
+
+
+class Alone(nn.Module):
+    """Wrap a decoder of vectors so that it returns a tuple, as every graph does."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, *inputs: Tensor) -> tuple[Float[Tensor, "batch feature"]]:
+        """Return (x,)."""
+        return (self.decoder(*inputs),)

@@ -25,7 +25,7 @@ from training.conditioner import convolutional, dense
 from training.coupling import Bijection, Chain, Coupling, First, Squeeze, Standardise, Unsqueeze
 from training.data import Batch, Data
 from training.dequantise import Dequantise
-from training.family import Family, Pixels, Turn
+from training.family import Alone, Family, Pixels, Turn
 from training.splines import parameters_per_spline
 
 
@@ -149,7 +149,7 @@ class Flow(Family):
         """Return decode, encode and log_density."""
         decode = _Decode(self)
         return {
-            "decode": _Alone(decode) if self.dequantise is None else Pixels(decode),
+            "decode": Alone(decode) if self.dequantise is None else Pixels(decode),
             "encode": _Encode(self),
             "log_density": _LogDensity(self),
         }
@@ -172,18 +172,6 @@ class _Decode(nn.Module):
     def forward(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return the events."""
         return self.flow.decode(z)
-
-
-class _Alone(nn.Module):
-    """A decoder of vectors as a graph, which answers with a tuple."""
-
-    def __init__(self, decoder: _Decode) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, z: Float[Tensor, "batch latent"]) -> tuple[Float[Tensor, "batch feature"]]:
-        """Return (x,)."""
-        return (self.decoder(z),)
 
 
 class _Encode(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from service.manifest import Density, Event, Frozen, Interface, Latent, Role
 from training.data import Batch, Data
-from training.family import Family, Pixels, Turn
+from training.family import Alone, Family, Pixels, Turn
 from training.networks import Standardise, bounded_log, image_decoder, image_encoder, mlp
 from training.observation import Bernoulli, Gaussian, Observation, normal_log_prob
 
@@ -261,18 +261,6 @@ class Observe(nn.Module):
     ) -> Float[Tensor, "batch ..."]:
         """Return a sample of p(x|z)."""
         return self.observation.draw(self.decoder(z), noise)
-
-
-class Alone(nn.Module):
-    """Wrap a decoder of vectors so that it returns a tuple, as every graph does."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, *inputs: Tensor) -> tuple[Float[Tensor, "batch feature"]]:
-        """Return (x,)."""
-        return (self.decoder(*inputs),)
 
 
 class Encode(nn.Module):

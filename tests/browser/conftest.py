@@ -1,13 +1,6 @@
 """The real service on a port of this machine, and pages of Chromium that watch themselves."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +8,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.process import Process
 from tests.service import bundles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
-ROOT = Path(__file__).parents[2]
-START_S = 60
-"""Guess: far more than a start takes, so that only a hang is one."""
 TIMEOUT_MS = 30_000
 """Guess: for the slowest step of a page on a busy machine."""
 FLAGS = (
@@ -51,40 +42,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a service of those models answers, in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {"PUSHFORWARD_MODELS": str(models), "PUSHFORWARD_PORT": str(port)}
-    log = tmp_path_factory.mktemp("service") / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service"],
-            cwd=ROOT,
-            env={**os.environ, **settings, "PUSHFORWARD_DEVICE": "cpu"},
-            stdout=stream,
-            stderr=stream,
-        )
+    process = Process(models, tmp_path_factory.mktemp("service") / "log")
     try:
-        _wait_until_ready(process, f"http://127.0.0.1:{port}/readyz", log)
-        yield f"http://127.0.0.1:{port}"
+        process.wait_until_ready()
+        yield process.url
     finally:
-        process.terminate()
-        process.wait(timeout=START_S)
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url) as answer:
-                assert answer.status == 200
-                return
-        except urllib.error.HTTPError as early:
-            early.close()
-        except urllib.error.URLError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError(f"the service did not become ready:\n{log.read_text()}")
+        process.stop()
 
 
 @pytest.fixture(scope="module")
