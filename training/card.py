@@ -79,10 +79,10 @@ def _quality(manifest: Manifest) -> str:
         "| figure | value | unit | n | note |",
         "|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {figure.name} | {with_error(figure)} | {figure.unit} | {figure.n:,} | {figure.note} |"
-        for figure in manifest.evaluation
-    ]
+    for figure in manifest.evaluation:
+        cells = (figure.name, with_error(figure), figure.unit, f"{figure.n:,}", figure.note)
+        # A bar, as in E[x|z], would end the cell.
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
