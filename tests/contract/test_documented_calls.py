@@ -39,7 +39,7 @@ def assert_alike(actual: str, printed: str) -> None:
     """Words must agree to the letter, numbers to one percent: CPUs round differently."""
     assert NUMBER.sub("#", actual).split() == NUMBER.sub("#", printed).split()
     numbers = [float(found) for found in NUMBER.findall(actual)]
-    assert numbers == pytest.approx([float(n) for n in NUMBER.findall(printed)], rel=0.01, abs=0.01)
+    assert numbers == pytest.approx([float(n) for n in NUMBER.findall(printed)], rel=0.01, abs=1e-3)
 
 
 def test_printed_curl_calls_answer_what_is_printed(server: Process, tmp_path: Path) -> None:

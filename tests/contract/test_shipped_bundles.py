@@ -86,13 +86,13 @@ def test_answers_are_those_of_float64(shipped: tuple[Bundle, Engine], rows: int)
 def test_images_are_within_1e_4_and_log_densities_within_1e_4_per_dimension(
     shipped: tuple[Bundle, Engine],
 ) -> None:
-    manifest = shipped[0].manifest
-    for role, graph in manifest.graphs.items():
-        if role in ("decode", "observe"):
-            scale = max(1.0, float(np.abs(shipped[0].golden[f"{role}.x"]).max()))
-            assert graph.parity["x"] <= 1e-4 * scale
-        if role == "log_density":
-            assert graph.parity["log_density"] <= 1e-4 * manifest.event.size
+    """Whatever tolerance the manifest claims, and measured here."""
+    manifest, engine = shipped[0].manifest, shipped[1]
+    largest = max(1.0, float(np.abs(shipped[0].golden["decode.x"]).max()))
+    assert engine.golden_errors["decode"]["x"] <= 1e-4 * largest
+    if "log_density" in manifest.graphs:
+        error = engine.golden_errors["log_density"]["log_density"]
+        assert error <= 1e-4 * manifest.event.size
 
 
 def test_a_row_does_not_depend_on_its_company(shipped: tuple[Bundle, Engine]) -> None:
@@ -121,7 +121,7 @@ def test_a_slice_of_samples_is_the_slice_of_the_whole_to_the_byte(
 def test_a_flow_returns_to_where_it_began(shipped: tuple[Bundle, Engine]) -> None:
     read, engine = shipped
     if read.manifest.family != "flow":
-        return
+        pytest.skip("only a flow goes both ways exactly")
     event = read.manifest.event
     x = _on_levels(asyncio.run(operations.sample(engine, n=64, seed=3))["x"], event)
     z = asyncio.run(operations.encode(engine, x, draws=None, seed=0))["z"]
@@ -141,7 +141,7 @@ def test_the_bound_is_below_the_importance_weighted_estimate(
 ) -> None:
     read, engine = shipped
     if "elbo" not in read.manifest.graphs:
-        return
+        pytest.skip("only a model with a bound has one")
     x = read.golden["elbo.x"]
     answer = asyncio.run(operations.elbo(engine, x, draws=500, seed=1))
     np.testing.assert_allclose(answer["reconstruction"] - answer["kl"], answer["elbo"], rtol=1e-12)
