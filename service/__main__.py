@@ -1,8 +1,11 @@
 """The command: `python -m service` serves, `python -m service verify PATH...` checks bundles."""
 
 import argparse
+import contextlib
 import logging
+import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +13,14 @@ from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from service import bundle
 from service.app import create_app
 from service.engine import Engine
 from service.errors import DeviceUnavailable, ServiceError
 from service.session import Device
-from service.settings import Settings
+from service.settings import PREFIX, Settings, misspelt
 
 DRAIN_S = 20
 """How long requests under way may take to finish after SIGTERM; compose waits for 30 s."""
@@ -42,34 +46,54 @@ def main(arguments: Sequence[str]) -> int:
 
 def serve() -> int:
     """Serve until a signal ends it. Return 2, after a sentence, if it cannot begin."""
+    if unknown := misspelt(os.environ):
+        return _cannot_begin(*unknown)
     try:
         settings = Settings()
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        )
         app = create_app(settings)
     except ValidationError as error:
-        for each in error.errors():
-            name = "_".join(map(str, each["loc"])).upper()
-            message = each["msg"].removeprefix("Value error, ")
-            print(f"PUSHFORWARD_{name}: {message}; got {each['input']!r}.", file=sys.stderr)
-        return 2
+        return _cannot_begin(*map(_sentence, error.errors()))
     except DeviceUnavailable as error:
-        print(f"PUSHFORWARD_DEVICE: {error.detail}", file=sys.stderr)
-        return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+        return _cannot_begin(f"{PREFIX}DEVICE: {error.detail}")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listening = socket.create_server((settings.host, settings.port), family=family)
+    except OSError as error:  # the port is taken or not ours to take, or no such address is here
+        return _cannot_begin(
+            f"{PREFIX}HOST, {PREFIX}PORT: cannot listen on {settings.host}: {error.strerror}."
+        )
     logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
     # uvicorn raises the signal that stopped it once more when all is closed. A clean stop is no
     # failure, and process 1 of a container ignores a signal that has no handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        timeout_graceful_shutdown=DRAIN_S,
-        server_header=False,
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,  # for its log: it listens already
+            port=settings.port,
+            log_config=None,
+            timeout_graceful_shutdown=DRAIN_S,
+            server_header=False,
+        )
     )
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
     return 0
+
+
+def _cannot_begin(*sentences: str) -> int:
+    print(*sentences, sep="\n", file=sys.stderr)
+    return 2
+
+
+def _sentence(error: ErrorDetails) -> str:
+    name = "_".join(map(str, error["loc"])).upper()
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{name}: {message}; got {error['input']!r}."
 
 
 def verify(paths: Sequence[Path]) -> int:

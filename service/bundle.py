@@ -7,10 +7,11 @@ bundle from any PyTorch model.
 
 import hashlib
 import io
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from pydantic import ValidationError
 from service.errors import BundleInvalid
 from service.manifest import Graph, Manifest, Role, TensorSpec
 from service.tensors import Array
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -109,18 +112,30 @@ def read(folder: Path) -> Bundle:
 
 def versions(models: Path, name: str) -> list[int]:
     """Return the versions of a model that lie in `models/<name>/`, newest first."""
-    folder = models / name
-    if not folder.is_dir():
-        return []
-    numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+    numbers = [int(entry) for entry in _listing(models / name) if entry.isdecimal()]
     return sorted(numbers, reverse=True)
 
 
 def names(models: Path) -> list[str]:
     """Return the names of the models that have a version in a folder, in order."""
-    if not models.is_dir():
+    return sorted(entry for entry in _listing(models) if versions(models, entry))
+
+
+def _listing(folder: Path) -> list[str]:
+    """Return what lies in a folder: nothing if it is none, or if it may not be looked into."""
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(entry.name for entry in models.iterdir() if versions(models, entry.name))
+    except OSError as error:  # such as lost+found, at the root of a volume
+        log.warning("passing over %s: %s", folder, error)
+        return []
+
+
+def locate(folder: Path, name: str) -> Path | None:
+    """Return where a file of a bundle would lie, or None if a link leads out of the folder."""
+    path = folder / name
+    return path if path.resolve().parent == folder.resolve() else None
 
 
 def publish(models: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
@@ -178,9 +193,9 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _read_file(folder: Path, name: str, *, sha256: str) -> bytes:
-    path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise BundleInvalid(f"{path} leads out of the bundle's folder.", field=name)
+    path = locate(folder, name)
+    if path is None:
+        raise BundleInvalid(f"{folder / name} leads out of the bundle's folder.", field=name)
     if not path.is_file():
         raise BundleInvalid(f"{path}: named in the manifest, and not there.", field=name)
     data = path.read_bytes()
@@ -217,8 +232,8 @@ def _refuse_noise_and_outside_files(model: onnx.ModelProto, *, where: str) -> No
     bodies = [model.graph, *model.functions]
     while bodies:
         body = bodies.pop()
-        for tensor in getattr(body, "initializer", ()):
-            if tensor.external_data:
+        for tensor in _tensors(body):
+            if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise BundleInvalid(
                     f"{where}: weight {tensor.name} lies in another file. Export with "
                     "external_data=False."
@@ -233,6 +248,20 @@ def _refuse_noise_and_outside_files(model: onnx.ModelProto, *, where: str) -> No
                     f"{where}: node {node.name or '(unnamed)'} is {node.op_type}, which draws its "
                     "own random numbers. Make the noise an input of the graph."
                 )
+
+
+def _tensors(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that a graph or a function holds, but those of the graphs within it."""
+    sparse: list[onnx.SparseTensorProto] = []
+    if isinstance(body, onnx.GraphProto):
+        yield from body.initializer
+        sparse += body.sparse_initializer
+    for node in body.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            sparse += (attribute.sparse_tensor, *attribute.sparse_tensors)
+    for each in sparse:
+        yield from (each.values, each.indices)
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:
@@ -255,18 +284,25 @@ def _check_golden(bundle: Bundle) -> None:
     except Exception as error:  # numpy and zipfile have no common class for a broken file
         raise BundleInvalid(f"{where}: not an npz of numbers ({error}).", field="golden") from error
     for role, graph in bundle.manifest.graphs.items():
+        sizes = {"batch": rows}
         for spec in (*graph.inputs, *graph.outputs):
             key = f"{role}.{spec.name}"
             if key not in golden:
                 raise BundleInvalid(f"{where}: there is no array {key}.", field=key)
             array = golden[key]
-            fixed = [rows if axis == "batch" else axis for axis in spec.shape]
-            matches = array.ndim == len(fixed) and all(
-                axis in ("draws", length) for axis, length in zip(fixed, array.shape, strict=True)
-            )
-            if not matches or not np.isfinite(array).all():
+            # The first array with draws decides how many they are in the others.
+            for axis, length in zip(spec.shape, array.shape, strict=False):
+                if axis == "draws" and length:
+                    sizes.setdefault(axis, length)
+            shape = [
+                sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape
+            ]
+            # What is fed has its type; what is compared with only needs to be a number.
+            dtype = spec.dtype if spec in graph.inputs else "numbers"
+            typed = array.dtype == dtype if spec in graph.inputs else array.dtype.kind in "iuf"
+            if not (typed and array.shape == tuple(shape) and np.isfinite(array).all()):
                 raise BundleInvalid(
-                    f"{where}: {key} must be finite and of shape ({', '.join(map(str, fixed))}); "
-                    f"it is {array.shape}.",
+                    f"{where}: {key} must be finite {dtype} of shape "
+                    f"({', '.join(map(str, shape))}); it is {array.dtype} {array.shape}.",
                     field=key,
                 )

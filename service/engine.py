@@ -13,7 +13,6 @@ from concurrent.futures import Executor
 import numpy as np
 
 from service.bundle import Bundle
-from service.errors import EngineFailed
 from service.manifest import Graph, Manifest, Role
 from service.session import Device, Session, replay
 from service.tensors import Array
@@ -59,10 +58,13 @@ class Engine:
         Rows beyond a batch are cut into slices and joined again. If the graph has a draws axis,
         `feeds` may hold at most `DRAW_BUCKETS[-1]` draws.
 
-        Cancelling the caller drops the slices that have not begun.
+        Cancelling the caller drops the slices that have not begun. Nothing here watches the
+        connection, so a client that leaves does not cancel: its rows are computed to the end,
+        until there is a batcher to drop them.
 
         Raises:
-            EngineFailed: ONNX Runtime failed, or an output is NaN.
+            EngineFailed: ONNX Runtime failed. An answer may be NaN: whose fault that is depends
+                on who chose the inputs.
         """
         session = self.sessions[role]
         loop = asyncio.get_running_loop()
@@ -99,14 +101,8 @@ class Engine:
             padded["noise"] = _pad(padded["noise"], axis=1, length=_draw_bucket(draws))
         answer = {name: array[:rows] for name, array in session.run(padded, outputs).items()}
         for spec in graph.outputs:
-            if spec.name not in answer:
-                continue
-            if "draws" in spec.shape:
+            if spec.name in answer and "draws" in spec.shape:
                 answer[spec.name] = answer[spec.name][:, :draws]
-            if np.isnan(answer[spec.name]).any():
-                raise EngineFailed(
-                    f"{self.manifest.name}: {session.role} answered NaN in '{spec.name}'."
-                )
         return answer
 
     def _warm(self, session: Session) -> None:

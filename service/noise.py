@@ -8,6 +8,7 @@ other languages:
 * A *row* takes w = 4 ceil(size / 4) words; row i owns words [i w, (i + 1) w) of its stream.
 * Words 4 b .. 4 b + 3 are Philox4x64-10 of counter b + 1 (a 256-bit little-endian integer).
 * A word v becomes the uniform ((v >> 12) + 1/2) 2^-52, strictly between 0 and 1.
+* Where a graph takes uniforms they are rounded to float32, and to BELOW_ONE instead of to 1.
 * A uniform u becomes the normal Phi^-1(u) by algorithm AS 241 (Wichura 1988).
 
 One word a value, never a rejection, so the position of a value does not depend on others. AS 241
@@ -30,6 +31,9 @@ ROWS = 2**53
 """Rows run from 0 to ROWS - 1: exact in a JSON number that is read as a double."""
 DRAWS = 2**20
 """At most so many draws for one row: draw k of row i is row i DRAWS + k of its stream."""
+
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+"""The largest float32 below 1: what a uniform so near to 1 is rounded to that it would become 1."""
 
 
 class Stream(IntEnum):

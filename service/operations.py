@@ -5,7 +5,7 @@ that the graph asks for from the seed, and returns arrays by the names of the AP
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from service import noise
 from service.engine import DRAW_BUCKETS, Engine
-from service.errors import CapabilityMissing, InputInvalid
+from service.errors import CapabilityMissing, EngineFailed, InputInvalid
 from service.manifest import Manifest, Role
 from service.noise import Stream
 from service.tensors import Array
@@ -26,36 +26,31 @@ Answer = dict[str, Array]
 DEFAULT_DRAWS = 64
 """Draws of an estimate when the request names none: a standard error within some ten percent."""
 
-_NEEDS: dict[Operation, Role] = {
-    "sample": "decode",
-    "decode": "decode",
-    "encode": "encode",
-    "elbo": "elbo",
-}
-
 
 def capabilities(manifest: Manifest) -> list[Operation]:
     """Return the operations that a model offers, in the order of the API."""
-    offered = [operation for operation, role in _NEEDS.items() if role in manifest.graphs]
-    if manifest.density.kind != "none":
-        offered.insert(-1 if "elbo" in offered else len(offered), "log-density")
-    return offered
+    offered: dict[Operation, bool] = {
+        "sample": "decode" in manifest.graphs,
+        "decode": "decode" in manifest.graphs,
+        "encode": "encode" in manifest.graphs,
+        "log-density": manifest.density.kind != "none",
+        "elbo": "elbo" in manifest.graphs,
+    }
+    return [operation for operation, is_offered in offered.items() if is_offered]
 
 
 def require(manifest: Manifest, operation: Operation) -> None:
     """Pass if the model offers the operation.
 
     Raises:
-        CapabilityMissing: Saying why not, and what the model can do instead.
+        CapabilityMissing: Saying what the model can do instead.
     """
     offered = capabilities(manifest)
-    if operation in offered:
-        return
-    why = {
-        "gan": "is an implicit model: it has samples, and no density, encoder or bound",
-        "flow": "has its density in one pass and therefore no bound on it: ask /log-density",
-    }.get(manifest.family, f"has no graph for {operation}")
-    raise CapabilityMissing(f"{manifest.name} {why}. It can: {', '.join(offered)}.", field="model")
+    if operation not in offered:
+        raise CapabilityMissing(
+            f"{manifest.name} has no graph for {operation}. It can: {', '.join(offered)}.",
+            field="model",
+        )
 
 
 async def sample(
@@ -86,6 +81,7 @@ async def sample(
     Raises:
         CapabilityMissing: `observation` or `include` asks for what the model has not.
         InputInvalid: `label` is none of the model's.
+        EngineFailed: The graph failed, or answered NaN.
     """
     manifest = engine.manifest
     if observation and not manifest.observation:
@@ -94,9 +90,8 @@ async def sample(
             field="observation",
         )
     if "log_density" in include and manifest.density.kind != "exact":
-        raise CapabilityMissing(
-            f"{manifest.name} has no exact density to include.", field="include"
-        )
+        text = f"{manifest.name} has no exact density to include."
+        raise CapabilityMissing(text, field="include")
     labels = _labels(manifest, label, n=n, seed=seed, start=start)
     z = await asyncio.to_thread(
         _normal, seed, Stream.LATENT, start=start, rows=n, shape=manifest.latent.shape
@@ -110,9 +105,9 @@ async def sample(
             _noise(engine, role), seed, Stream.OBSERVATION, start=start, rows=n,
             shape=manifest.event.shape,
         )  # fmt: skip
-    answer = await engine.run(role, feeds, [output])
+    answer = await _run(engine, role, feeds, outputs=[output])
     if "log_density" in include:
-        answer |= await engine.run("log_density", {"x": answer["x"]})
+        answer |= await _run(engine, "log_density", {"x": answer["x"]})
     if "z" in include:
         answer["z"] = z
     if "label" in include and labels is not None:
@@ -130,7 +125,8 @@ async def decode(
     """Return x for each row of z. A model with labels wants them named here.
 
     Raises:
-        InputInvalid: `label` is missing, or none of the model's.
+        InputInvalid: `label` is missing, or none of the model's; or a row of z is so large that
+            the graph answers NaN.
     """
     manifest = engine.manifest
     if manifest.labels and label is None:
@@ -140,7 +136,9 @@ async def decode(
         )
     labels = _labels(manifest, label, n=len(z), seed=0, start=0)
     feeds = {"z": z} if labels is None else {"z": z, "label": labels}
-    return await engine.run("decode", feeds, [output])
+    # Pixels are integers and hide a NaN; the x that they are made of does not.
+    answer = await _run(engine, "decode", feeds, outputs=sorted({"x", output}), given="z")
+    return {output: answer[output]}
 
 
 async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
@@ -151,15 +149,16 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
     dequantisation noise of the seed.
 
     Raises:
-        InputInvalid: `draws` was given to a model whose code is not random.
+        InputInvalid: `draws` was given to a model whose code is not random, or a row of x is so
+            large that the graph answers NaN.
     """
     manifest = engine.manifest
-    if manifest.family == "vae":
-        answer = await engine.run("encode", {"x": x})
+    if "mean" in {spec.name for spec in manifest.graphs["encode"].outputs}:
+        answer = await _run(engine, "encode", {"x": x}, given="x")
         z = answer["mean"]
         if draws:
             eps = await asyncio.to_thread(
-                _cells, noise.normal, seed, Stream.POSTERIOR, rows=len(x), first=0, draws=draws,
+                _cells, _normal, seed, Stream.POSTERIOR, rows=len(x), first=0, draws=draws,
                 shape=manifest.latent.shape,
             )  # fmt: skip
             z = answer["mean"][:, None] + answer["scale"][:, None] * eps
@@ -168,7 +167,7 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
         raise InputInvalid(
             f"field 'draws': {manifest.name} has one code for an x. Leave it out.", field="draws"
         )
-    return await engine.run("encode", await _dequantised(engine, x, seed=seed))
+    return await _run(engine, "encode", await _dequantised(engine, x, seed=seed), given="x")
 
 
 async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
@@ -179,7 +178,8 @@ async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int)
     mean weight divided by the mean weight; one draw has none (NaN).
 
     Raises:
-        InputInvalid: `draws` was given to a model whose density is exact.
+        InputInvalid: `draws` was given to a model whose density is exact, or a row of x is so
+            large that the graph answers NaN.
     """
     estimator = engine.manifest.density.estimator
     if estimator == "exact":
@@ -188,7 +188,7 @@ async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int)
                 f"field 'draws': the density of {engine.manifest.name} is exact. Leave it out.",
                 field="draws",
             )
-        return await engine.run("log_density", {"x": x})
+        return await _run(engine, "log_density", {"x": x}, given="x")
     draws = draws or DEFAULT_DRAWS
     blocks = _importance if estimator == "importance" else _dequantisation
     weights = [block["log_weight"] async for block in blocks(engine, x, draws=draws, seed=seed)]
@@ -203,6 +203,9 @@ async def elbo(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Ans
     elbo = reconstruction - kl, where reconstruction is the mean of log p(x|z) over the draws
     and kl = KL(q(z|x) || p(z)) is exact. importance_weighted is the tighter bound of the same
     draws.
+
+    Raises:
+        InputInvalid: A row of x is so large that the graph answers NaN.
     """
     blocks = [
         block async for block in _importance(engine, x, draws=draws or DEFAULT_DRAWS, seed=seed)
@@ -219,6 +222,46 @@ async def elbo(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Ans
         "importance_weighted": tighter,
         "effective_sample_size": size,
     }
+
+
+async def _run(
+    engine: Engine,
+    role: Role,
+    feeds: Mapping[str, Array],
+    *,
+    outputs: Sequence[str] | None = None,
+    given: str | None = None,
+    repeats: int = 1,
+) -> Answer:
+    """Return what a graph answers, which is never NaN.
+
+    Args:
+        engine: The model.
+        role: Which graph.
+        feeds: Its inputs.
+        outputs: Which to return; None for all.
+        given: Name of the input whose rows the caller chose. They are finite, but may be beyond
+            what float32 can carry through the graph.
+        repeats: How often in a row each of them stands there.
+
+    Raises:
+        InputInvalid: An answer is NaN, and the caller chose the row that it belongs to.
+        EngineFailed: The graph failed, or an answer is NaN and the caller chose nothing.
+    """
+    answer = await engine.run(role, feeds, outputs)
+    name = engine.manifest.name
+    for output, array in answer.items():
+        broken = np.isnan(array).reshape(len(array), -1).any(axis=1)
+        if not broken.any():
+            continue
+        if given is None:
+            raise EngineFailed(f"{name}: {role} answered NaN in '{output}'.")
+        raise InputInvalid(
+            f"field '{given}': row {broken.argmax() // repeats} is too large for {name}: the "
+            "answer is not a number. Send values of the size of what it was trained on.",
+            field=given,
+        )
+    return answer
 
 
 def log_mean_exp(
@@ -249,7 +292,8 @@ def _standard_error(values: Array) -> npt.NDArray[np.float64]:
     draws = values.shape[1]
     if draws == 1:
         return np.full(len(values), np.nan)
-    spread = values.std(axis=1, ddof=1, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # impossible events have no error to give
+        spread = values.std(axis=1, ddof=1, dtype=np.float64)
     return np.asarray(spread / np.sqrt(draws))
 
 
@@ -259,10 +303,10 @@ async def _importance(engine: Engine, x: Array, *, draws: int, seed: int) -> Asy
     block = DRAW_BUCKETS[-1]
     for first in range(0, draws, block):
         eps = await asyncio.to_thread(
-            _cells, noise.normal, seed, Stream.POSTERIOR, rows=len(x), first=first,
+            _cells, _normal, seed, Stream.POSTERIOR, rows=len(x), first=first,
             draws=min(block, draws - first), shape=shape,
         )  # fmt: skip
-        yield await engine.run("elbo", {"x": x, "noise": eps})
+        yield await _run(engine, "elbo", {"x": x, "noise": eps}, given="x")
 
 
 async def _dequantisation(
@@ -273,11 +317,11 @@ async def _dequantisation(
     for first in range(0, draws, block):
         width = min(block, draws - first)
         u = await asyncio.to_thread(
-            _cells, noise.uniform, seed, Stream.DEQUANTISATION, rows=len(x), first=first,
+            _cells, _uniform, seed, Stream.DEQUANTISATION, rows=len(x), first=first,
             draws=width, shape=engine.manifest.event.shape,
         )  # fmt: skip
         feeds = {"x": np.repeat(x, width, axis=0), "noise": u.reshape(-1, *u.shape[2:])}
-        answer = await engine.run("log_density", feeds)
+        answer = await _run(engine, "log_density", feeds, given="x", repeats=width)
         yield {"log_weight": answer["log_density"].reshape(len(x), width)}
 
 
@@ -286,7 +330,7 @@ async def _dequantised(engine: Engine, x: Array, *, seed: int) -> Answer:
     if engine.manifest.density.estimator != "dequantisation":
         return {"x": x}
     u = await asyncio.to_thread(
-        _cells, noise.uniform, seed, Stream.DEQUANTISATION, rows=len(x), first=0, draws=1,
+        _cells, _uniform, seed, Stream.DEQUANTISATION, rows=len(x), first=0, draws=1,
         shape=engine.manifest.event.shape,
     )  # fmt: skip
     return {"x": x, "noise": u[:, 0]}
@@ -319,10 +363,10 @@ def _labels(
     return wanted
 
 
-_Noise = Callable[..., npt.NDArray[np.float64]]
+_Noise = Callable[..., npt.NDArray[np.float32]]
 
 
-def _noise(engine: Engine, role: Role) -> Callable[..., npt.NDArray[np.float32]]:
+def _noise(engine: Engine, role: Role) -> _Noise:
     """Return the noise that a graph's input asks for."""
     kinds = [spec.noise for spec in engine.manifest.graphs[role].inputs]
     return _normal if "normal" in kinds else _uniform
@@ -339,7 +383,8 @@ def _uniform(
     seed: int, stream: Stream, *, start: int, rows: int, shape: Sequence[int]
 ) -> npt.NDArray[np.float32]:
     flat = noise.uniform(seed, stream, start=start, rows=rows, size=int(np.prod(shape)))
-    return flat.reshape(rows, *shape).astype(np.float32)
+    rounded = flat.reshape(rows, *shape).astype(np.float32)
+    return np.minimum(rounded, noise.BELOW_ONE)
 
 
 def _cells(
@@ -347,8 +392,7 @@ def _cells(
     shape: Sequence[int],
 ) -> npt.NDArray[np.float32]:  # fmt: skip
     """Return noise of shape (rows, draws, *shape): draws first, first + 1, ... of each row."""
-    size = int(np.prod(shape))
-    cells = np.empty((rows, draws, size), dtype=np.float32)
+    cells = np.empty((rows, draws, *shape), dtype=np.float32)
     for row in range(rows):
-        cells[row] = draw(seed, stream, start=row * noise.DRAWS + first, rows=draws, size=size)
-    return cells.reshape(rows, draws, *shape)
+        cells[row] = draw(seed, stream, start=row * noise.DRAWS + first, rows=draws, shape=shape)
+    return cells

@@ -56,7 +56,7 @@ class Repository:
     ) -> None:
         self.folder = folder
         self.device = device
-        self.default = default
+        self._default = default
         self.models = {n: Model(n, bundle.versions(folder, n)) for n in bundle.names(folder)}
         self.loaded = False
         self._stopped = False
@@ -86,6 +86,25 @@ class Repository:
         """Whether everything was tried and at least one model serves."""
         return self.loaded and any(model.engine for model in self.models.values())
 
+    @property
+    def default(self) -> str | None:
+        """Name of the model that is meant when none is named: the setting's, or the only one's."""
+        only = next(iter(self.models)) if len(self.models) == 1 else None
+        return self._default or only
+
+    def find(self, name: str) -> Model:
+        """Return what became of a model.
+
+        Raises:
+            ModelNotFound: The folder has no such name.
+        """
+        if name not in self.models:
+            raise ModelNotFound(
+                f"There is no model '{name}'. There are: {', '.join(self.models) or 'none'}.",
+                field="model",
+            )
+        return self.models[name]
+
     def engine(self, name: str | None, version: int | None = None) -> Engine:
         """Return the engine of a model.
 
@@ -94,13 +113,14 @@ class Repository:
             ModelNotFound: No such name or version, or none of its versions is sound.
             NotReady: It is still being loaded.
         """
-        name = name or self.default or self._only()
-        model = self.models.get(name)
-        if model is None:
-            raise ModelNotFound(
-                f"There is no model '{name}'. There are: {', '.join(self.models) or 'none'}.",
+        name = name or self.default
+        if name is None:
+            raise RequestMalformed(
+                "field 'model': name one, because several are served: "
+                f"{', '.join(self.models) or 'none'}.",
                 field="model",
             )
+        model = self.find(name)
         if model.state == "loading":
             raise NotReady(f"{name} is still being loaded. Ask again in a moment.", field="model")
         if model.engine is None:
@@ -115,15 +135,6 @@ class Repository:
                 field="version",
             )
         return model.engine
-
-    def _only(self) -> str:
-        if len(self.models) == 1:
-            return next(iter(self.models))
-        raise RequestMalformed(
-            "field 'model': name one, because several are served: "
-            f"{', '.join(self.models) or 'none'}.",
-            field="model",
-        )
 
     def _load(self, model: Model) -> None:
         for version in model.versions:

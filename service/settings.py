@@ -1,16 +1,20 @@
 """Settings from the environment, checked once at the start. Units end the names."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from pydantic import DirectoryPath, Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "PUSHFORWARD_"
+
 
 class Settings(BaseSettings):
     """What an operator can choose, each as PUSHFORWARD_<NAME>. docs/operations.md lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="PUSHFORWARD_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     models: DirectoryPath = Field(
         Path("models"), description="Folder of bundles, <name>/<version>/."
@@ -29,7 +33,11 @@ class Settings(BaseSettings):
         None, ge=1, description="Graphs run at once on a CPU. Default: the cores it may use."
     )
     max_batch_rows: int = Field(
-        64, ge=8, le=4096, description="Most rows of one run; a larger request is cut into slices."
+        64,
+        ge=8,
+        le=4096,
+        multiple_of=8,  # Graph.rows_exact_at
+        description="Most rows of one run, a multiple of 8; a larger request is cut into slices.",
     )
     max_values: int = Field(
         2**22, ge=1024, description="Most numbers in one answer: rows times values of a row."
@@ -49,3 +57,17 @@ class Settings(BaseSettings):
         if name is not None and models is not None and not (models / name).is_dir():
             raise ValueError(f"there is no such model in {models}")
         return name
+
+
+def misspelt(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that is named like a setting and is none."""
+    sentences = []
+    for variable in environment:
+        prefix, name = variable[: len(PREFIX)], variable[len(PREFIX) :].lower()
+        if prefix.upper() == PREFIX and name not in Settings.model_fields:
+            near = get_close_matches(name, Settings.model_fields, n=1)
+            advice = "docs/operations.md lists them."
+            if near:
+                advice = f"Did you mean {PREFIX}{near[0].upper()}?"
+            sentences.append(f"{variable}: there is no such setting. {advice}")
+    return sentences

@@ -1,8 +1,9 @@
 """Tensors on the wire: JSON values or npy bytes to arrays that are known to be good, and back."""
 
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,13 @@ def from_json(value: object, *, field: str) -> Array:
             "(a string, null, true or false).",
             field=field,
         )
+    numbers: Iterable[object] = value
+    for _ in range(array.ndim - 1):
+        numbers = chain.from_iterable(cast(Iterable[Iterable[object]], numbers))
+    if bool in set(map(type, numbers)):  # among numbers numpy takes them for 1 and 0
+        raise InputInvalid(
+            f"field '{field}': expected numbers only; got true or false in it.", field=field
+        )
     return array
 
 
@@ -49,19 +57,30 @@ def from_npy(body: bytes, *, field: str) -> Array:
     Raises:
         RequestMalformed: Not an npy file, cut short, or of Python objects.
     """
-    stream = io.BytesIO(body)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(stream)
-    except ValueError as error:
-        raise RequestMalformed(f"The body is not an npy file: {error}.", field=field) from error
+        return _from_npy(body, field=field)
+    except RequestMalformed:
+        raise
+    except Exception as error:  # numpy reads the header as Python, and fails in as many ways
+        said = str(error)[:200]
+        raise RequestMalformed(f"The body is not an npy file: {said}.", field=field) from error
+
+
+def _from_npy(body: bytes, *, field: str) -> Array:
+    stream = io.BytesIO(body)
+    version = np.lib.format.read_magic(stream)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read(stream)
     if dtype.hasobject:
         raise RequestMalformed("The npy file holds Python objects; send numbers.", field=field)
+    if dtype.itemsize == 0 or min(shape, default=0) < 0:
+        raise RequestMalformed(
+            f"The npy header says {shape} of {dtype}, which is no array of numbers.", field=field
+        )
     data = body[stream.tell() :]
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if len(data) != count * dtype.itemsize:

@@ -1,5 +1,6 @@
 """Arrays: .npy and .npz files, and folders of images."""
 
+import zlib
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -59,7 +60,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             if isinstance(loaded, np.ndarray):
                 return {"x": loaded}
             return {key: loaded[key] for key in loaded}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    # A damaged archive fails in zlib, or seems to ask for a compression that does not exist.
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataInvalid(
             f"{path}: cannot be read as numbers ({reason(error)}); save it anew with numpy.save or "
             f"numpy.savez"

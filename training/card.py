@@ -57,7 +57,8 @@ def with_error(figure: Figure) -> str:
 
 def _introduction(manifest: Manifest) -> str:
     event = manifest.event
-    what = f"`{manifest.name}` version {manifest.version} is {_WHAT[manifest.family]}."
+    kind = _WHAT.get(manifest.family, f"a generative model of the family {manifest.family}")
+    what = f"`{manifest.name}` version {manifest.version} is {kind}."
     shape = " x ".join(map(str, event.shape))
     if event.kind == "image":
         made = f"It makes images of {shape} (channels, height, width), from 0 (black) to 1"
@@ -159,17 +160,17 @@ def _limits(manifest: Manifest) -> str:
         "decision about people with them.",
         "Nobody has tested it for privacy: a sample may come close to a training row.",
     ]
-    if manifest.family == "vae":
+    if manifest.observation:
         points.append(
             "What `decode` and `sample` show by default is the mean of p(x|z), smoother than a "
             "draw from the model."
         )
-    if manifest.family == "gan":
+    if manifest.density.kind == "none":
         points.append(
-            "A GAN may leave out part of its data; good-looking samples do not prove that all "
-            "kinds of events are there."
+            "A model without a density may leave out part of its data; good-looking samples do "
+            "not prove that all kinds of events are there."
         )
-    if manifest.density.kind != "none":
+    else:
         points.append(
             "Densities of events unlike the training data are extrapolations, and a flow or VAE "
             "may find strangers more probable than its own data. Not an outlier detector by itself."

@@ -136,7 +136,7 @@ class Run:
             "average": self.average.state_dict(),
             "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random_cuda": _cuda_random_state(self._device),
             "epoch": self.epoch,
             "step": self.step,
             "sums": self.sums,
@@ -164,13 +164,17 @@ class Run:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         torch.set_rng_state(state["random"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self._device.type == "cuda" and isinstance(state["random_cuda"], Tensor):
+            torch.cuda.set_rng_state(state["random_cuda"], self._device)
         self.epoch, self.step, self.sums = state["epoch"], state["step"], state["sums"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.best, self.best_epoch = state["best"], state["best_epoch"]
         self.wall_time_before_s = state["wall_time_s"]
         return True
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -188,3 +192,8 @@ class Run:
                 "give this run a folder of its own with --runs."
             )
         return dict(state)
+
+
+def _cuda_random_state(device: torch.device) -> Tensor | None:
+    """Return the state of that GPU's generator alone; the others' are none of the run's."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None

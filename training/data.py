@@ -17,6 +17,8 @@ from training.sources import read
 
 MINIMUM_ROWS = 20
 """A guess: with fewer, three splits and a standard error mean nothing."""
+MINIMUM_SPLIT = 3
+"""The unbiased MMD, and so the evaluation, needs three rows on each side."""
 
 
 class DataConfig(Frozen):
@@ -96,6 +98,10 @@ class Batch:
 
     def __getitem__(self, rows: slice | Tensor) -> "Batch":
         return Batch(self.x[rows], None if self.label is None else self.label[rows])
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same batch on a device."""
+        return Batch(self.x.to(device), None if self.label is None else self.label.to(device))
 
 
 @dataclass(frozen=True)
@@ -208,11 +214,12 @@ def _split(raw: Raw, config: DataConfig) -> dict[str, Int64[np.ndarray, " rows"]
     share = min(1.0, (config.rows or n) / n)
     splits = {name: rows[: round(share * len(rows))] for name, rows in splits.items()}
     for name, rows in splits.items():
-        if len(rows) == 0:
+        if len(rows) < MINIMUM_SPLIT:
             raise DataInvalid(
-                f"{raw.source}: no row is left for the {name} split ({n} rows, {own_validation} "
-                f"of them for validation and {own_test} for test by the source); give more rows "
-                f"or another {'validation' if name == 'train' else name} fraction"
+                f"{raw.source}: expected {MINIMUM_SPLIT} rows or more in the {name} split; got "
+                f"{len(rows)} ({n} rows, {own_validation} of them for validation and {own_test} "
+                f"for test by the source); give more rows or another "
+                f"{'validation' if name == 'train' else name} fraction"
             )
     return splits
 

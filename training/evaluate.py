@@ -67,19 +67,17 @@ def evaluate(model: Family, data: Data, config: EvaluateConfig) -> tuple[Figure,
 
 
 def _likelihood(model: Family, test: Batch) -> Iterator[Figure]:
-    """Yield each of the family's nats as a mean, and a flow's as bits per dim too."""
+    """Yield each of the family's nats as a mean, and of grey levels as bits per dim too."""
     device = next(model.parameters()).device
     rows = torch.arange(len(test)).split(NATS_ROWS)
-    parts = [model.nats(_move(test[part], device)) for part in rows]
+    parts = [model.nats(test[part].to(device)) for part in rows]
     event = model.interface.event
-    estimate = model.interface.density.kind == "estimate"
-    for name in parts[0]:
-        nats = torch.cat([part[name].double().cpu() for part in parts])
-        yield _mean(name, nats, unit="nats per event")
-        if model.interface.family == "flow" and event.levels:
-            note = "an upper bound in expectation: one draw of noise per image" if estimate else ""
+    for name, first in parts[0].items():
+        nats = torch.cat([part[name].values.double().cpu() for part in parts])
+        yield _mean(name, nats, unit="nats per event", note=first.note)
+        if event.levels:
             bits = nats / (event.size * math.log(2))
-            yield _mean(f"{name}, bits per dim", bits, unit="bits per dim", note=note)
+            yield _mean(f"{name}, bits per dim", bits, unit="bits per dim", note=first.note)
 
 
 def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterator[Figure]:
@@ -195,7 +193,7 @@ def _labels(batch: Batch) -> Int[Tensor, " batch"]:
     return batch.label
 
 
-def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str = "") -> Figure:
+def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str) -> Figure:
     error = values.std().item() / math.sqrt(len(values))
     return Figure(
         name=name,
@@ -209,7 +207,3 @@ def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str = "
 
 def _flat(x: Float[Tensor, "rows ..."], scale: Tensor) -> Float[Tensor, "rows feature"]:
     return x.flatten(1) / scale.to(x)
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.x.to(device), None if batch.label is None else batch.label.to(device))

@@ -24,7 +24,6 @@ from torch import nn
 from torch.export import Dim
 
 from service import bundle
-from service.bundle import Bundle
 from service.manifest import (
     Figure,
     Golden,
@@ -36,8 +35,8 @@ from service.manifest import (
     TensorSpec,
     Tolerance,
 )
-from service.session import Device, Session, replay
 from service.tensors import Array
+from training.measure import measured
 
 OPSET = 20
 GOLDEN_ROWS = 16
@@ -110,7 +109,7 @@ def build(
         provenance=provenance,
         licence=licence,
     )
-    return _measured(manifest, files), files
+    return measured(manifest, files), files
 
 
 def describe_origin(
@@ -140,7 +139,7 @@ def describe_origin(
         data_sha256=data_sha256,
         seed=seed,
         versions={package: metadata.version(package) for package in _PACKAGES},
-        git_commit=_git_commit(),
+        git_commit=commit_of(Path(__file__)),
         wall_time_s=round(wall_time_s, 1),
         device=device,
         parameters=parameters,
@@ -315,62 +314,24 @@ def _tolerance(name: str, interface: Interface, *, largest: float, rounding: flo
             return Tolerance(absolute=TOLERANCE * interface.event.size, relative=1e-5)
 
 
-def _measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
-    """Return the manifest with what the serving runtime measured on this CPU."""
-    draft = Bundle(Path(manifest.name), manifest, files)
-    graphs: dict[Role, Graph] = {}
-    for role, graph in manifest.graphs.items():
-        session = Session(draft, role, Device("cpu"))
-        graphs[role] = graph.model_copy(
-            update={
-                "parity": replay(draft, session),
-                "rows_exact_at": _rows_exact_at(session, draft.golden),
-            }
-        )
-    return manifest.model_copy(update={"graphs": graphs})
+def commit_of(file: Path) -> str | None:
+    """Return the commit that a file is of, with -dirty behind it where the checkout has changes.
 
-
-def _rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
-    """Return from which row count on a row's bytes do not depend on its batch, if from any.
-
-    Every row of a batch of 64 is computed again in smaller batches, at other places and among
-    other neighbours, as the engine would: at powers of two.
+    None where there is no git, no checkout, or one that does not hold the file: a package that
+    is installed below somebody's checkout is none of its code.
     """
-    rng = np.random.Generator(np.random.Philox(key=21))
-    feeds = {
-        spec.name: np.resize(
-            golden[f"{session.role}.{spec.name}"],
-            (64, *golden[f"{session.role}.{spec.name}"].shape[1:]),
-        )
-        for spec in session.graph.inputs
-    }
-    reference = session.run(feeds)
-    for least in (1, 8):
-        batches = [
-            rng.permutation(64)[: least << k] for k in range(7) if least << k <= 64
-            for _ in range(4)
-        ]  # fmt: skip
-        if all(
-            np.array_equal(answer, reference[name][rows])
-            for rows in batches
-            for name, answer in session.run({n: a[rows] for n, a in feeds.items()}).items()
-        ):
-            return least
-    return None
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the code that ran, or None where there is no git or no checkout."""
     try:
-        run = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        _git(file, "ls-files", "--error-unmatch", file.name)
+        # No tag in place of the hash.
+        return _git(file, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
+
+
+def _git(file: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        ["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=True
+    )
     return run.stdout.strip()
 
 

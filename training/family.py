@@ -34,6 +34,19 @@ class Turn:
     rate: float = 1.0
 
 
+@dataclass(frozen=True)
+class Nats:
+    """A test figure of each event, in nats.
+
+    Args:
+        values: One for each event.
+        note: In which way their mean is less than exact; "" where it is exact.
+    """
+
+    values: Float[Tensor, " batch"]
+    note: str = ""
+
+
 class Family(nn.Module, ABC):
     """A generative model of one family, with its objective."""
 
@@ -63,8 +76,12 @@ class Family(nn.Module, ABC):
     ) -> Float[Tensor, "batch ..."]:
         """Push noise z forward to events x (for a VAE: to the mean of p(x|z))."""
 
-    def nats(self, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
-        """Return per-event test figures in nats, by name. None where there is no density."""
+    def nats(self, batch: Batch) -> dict[str, Nats]:
+        """Return per-event test figures in nats, by name. None where there is no density.
+
+        They are of the event that `interface` describes: where it has grey levels, of images on
+        those.
+        """
         return {}
 
     @abstractmethod
@@ -76,29 +93,31 @@ class Family(nn.Module, ABC):
         """
 
 
-class Pixels(nn.Module):
-    """Wrap a decoder of images so that it returns (x, pixels) as the contract wants."""
+class Call(nn.Module):
+    """One method of a model as a graph of its own: inputs to a tuple of outputs."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, model: nn.Module, method: str) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.model = model
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return what the method does, as a tuple also where it is one tensor."""
+        answer: Tensor | tuple[Tensor, ...] = getattr(self.model, self.method)(*inputs)
+        return answer if isinstance(answer, tuple) else (answer,)
+
+
+class Pixels(nn.Module):
+    """A graph whose one output is images, with their pixels as the contract wants them."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
 
     def forward(
         self, *inputs: Tensor
     ) -> tuple[Float[Tensor, "batch channel height width"], Tensor]:
         """Return x and the same image as uint8 (batch, height, width, channel)."""
-        x = self.decoder(*inputs)
+        (x,) = self.graph(*inputs)
         pixels = (x * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return x, pixels
-
-
-class Alone(nn.Module):
-    """Wrap a decoder of vectors so that it returns a tuple, as every graph does."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, *inputs: Tensor) -> tuple[Float[Tensor, "batch feature"]]:
-        """Return (x,)."""
-        return (self.decoder(*inputs),)

@@ -25,7 +25,8 @@ from training.conditioner import convolutional, dense
 from training.coupling import Bijection, Chain, Coupling, First, Squeeze, Standardise, Unsqueeze
 from training.data import Batch, Data
 from training.dequantise import Dequantise
-from training.family import Alone, Family, Pixels, Turn
+from training.family import Call, Family, Nats, Pixels, Turn
+from training.networks import normal_log_prob
 from training.splines import parameters_per_spline
 
 
@@ -110,9 +111,13 @@ class Flow(Family):
         """Return the mean negative log-density in nats."""
         return self._loss(batch)["loss"]
 
-    def nats(self, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
+    def nats(self, batch: Batch) -> dict[str, Nats]:
         """Return each event's negative log-density, with one draw of noise below a grey level."""
-        return {"negative log-density": -self.log_density(batch.x, self._noise(batch.x))}
+        note = ""
+        if self.dequantise is not None:
+            note = "an upper bound on average: one draw of dequantisation noise per image"
+        nats = -self.log_density(batch.x, self._noise(batch.x))
+        return {"negative log-density": Nats(nats, note)}
 
     def encode(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
@@ -134,9 +139,7 @@ class Flow(Family):
     ) -> Float[Tensor, " batch"]:
         """Return log p(x) in nats; for an image one draw, whose exp averages to P(image)."""
         z, log_abs_det = self.encode(x, noise)
-        energy = (z * z).flatten(1).sum(dim=1)
-        normal = -0.5 * (energy + self.event.size * math.log(2 * math.pi))
-        return normal + log_abs_det
+        return normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
 
     def decode(
         self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
@@ -147,11 +150,11 @@ class Flow(Family):
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode, encode and log_density."""
-        decode = _Decode(self)
+        decode = Call(self, "decode")
         return {
-            "decode": Alone(decode) if self.dequantise is None else Pixels(decode),
-            "encode": _Encode(self),
-            "log_density": _LogDensity(self),
+            "decode": decode if self.dequantise is None else Pixels(decode),
+            "encode": Call(self, "encode"),
+            "log_density": Call(self, "log_density"),
         }
 
     def _noise(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."] | None:
@@ -160,46 +163,6 @@ class Flow(Family):
     def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
         nats = -self.log_density(batch.x, self._noise(batch.x)).mean()
         return {"loss": nats, "bits_per_dim": nats.detach() / (self.event.size * math.log(2))}
-
-
-class _Decode(nn.Module):
-    """z -> x."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        """Return the events."""
-        return self.flow.decode(z)
-
-
-class _Encode(nn.Module):
-    """x, or x and noise -> z and log |det dz/dx|."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
-    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
-        """Return both."""
-        return self.flow.encode(x, noise)
-
-
-class _LogDensity(nn.Module):
-    """x, or x and noise -> log p(x)."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
-    ) -> tuple[Float[Tensor, " batch"]]:
-        """Return (log p(x),) in nats."""
-        return (self.flow.log_density(x, noise),)
 
 
 def _dequantise(config: FlowConfig, event: Event) -> Dequantise:
@@ -253,7 +216,7 @@ def _image_network(config: FlowConfig, event: Event) -> Chain:
     if height % 4 or width % 4:
         raise ValueError(
             f"model.family: a flow needs image sides that are multiples of 4; got "
-            f"{height} x {width}. Set data.shape to resize or pad."
+            f"{height} x {width}. Resize the images first."
         )
 
     def coupling(known: tuple[int, ...], moved: tuple[int, ...], *, fine: bool) -> Coupling:

@@ -24,7 +24,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from service.manifest import Density, Frozen, Interface, Latent, Role
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
-from training.family import Family, Pixels, Turn
+from training.family import Call, Family, Pixels, Turn
 from training.networks import halvings, pyramid
 
 GROUP = 8
@@ -314,4 +314,4 @@ class GAN(Family):
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode."""
-        return {"decode": Pixels(self.generator)}
+        return {"decode": Pixels(Call(self, "decode"))}

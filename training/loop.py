@@ -105,7 +105,7 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model.to(device).train()
-    train, validation = _move(data.train, device), _move(data.validation, device)
+    train, validation = data.train.to(device), data.validation.to(device)
     turns = model.turns()
     run = Run(
         model=model,
@@ -117,7 +117,7 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
     run.resume()
     steps = max(1, len(train) // config.batch_size)
     with Progress(run, data, folder=folder, epochs=config.epochs, steps=steps) as progress:
-        while run.epoch < config.epochs and not _out_of_patience(run, config.patience):
+        while not _finished(run, config):
             _train_epoch(run, turns, train, config=config, steps=steps, progress=progress)
             score = validate(run.average, validation, seed=config.seed)
             if not math.isfinite(score):
@@ -126,7 +126,7 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
                 )
             run.close_epoch(score)
             run.save()
-            progress.show_epoch()
+            progress.show_epoch(last=_finished(run, config))
     model.load_state_dict(run.best)
     model.to("cpu").eval()
     return run.summary(_name(device))
@@ -249,18 +249,16 @@ def validate(model: Family, split: Batch, *, seed: int) -> float:
     return total / len(split)
 
 
-def _out_of_patience(run: Run, patience: int) -> bool:
-    return patience > 0 and run.epoch - run.best_epoch >= patience
+def _finished(run: Run, config: TrainConfig) -> bool:
+    """Return whether all epochs are complete, or patience with them is at its end."""
+    out_of_patience = 0 < config.patience <= run.epoch - run.best_epoch
+    return run.epoch >= config.epochs or out_of_patience
 
 
 def _adam(turn: Turn, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         turn.parameters, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-
-
-def _move(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.x.to(device), None if batch.label is None else batch.label.to(device))
 
 
 def _name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Building blocks that more than one family uses."""
 
 import itertools
+import math
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ WIDEST = 4
 """Channels double with every halving, up to this factor on the finest level's."""
 LOG_BOUND = 8.0
 """Bound on every learned log-scale, so that its exponential lies within e^-8 and e^8."""
+LOG_2PI = math.log(2 * math.pi)
 
 
 def bounded_log(raw: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -27,6 +29,22 @@ def bounded_log(raw: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         [0.0, 8.0]
     """
     return LOG_BOUND * torch.tanh(raw / LOG_BOUND)
+
+
+def normal_log_prob(
+    x: Float[Tensor, "..."],
+    *,
+    mean: Float[Tensor, "..."] | float = 0.0,
+    log_scale: Float[Tensor, "..."] | float = 0.0,
+) -> Float[Tensor, "..."]:
+    """Return log N(x; mean, exp(log_scale)^2) in nats, elementwise.
+
+    Written out because `torch.distributions` validates its arguments in ways that no graph
+    can be exported from.
+    """
+    log_scale = torch.as_tensor(log_scale, dtype=x.dtype, device=x.device)
+    standard = (x - mean) * torch.exp(-log_scale)
+    return -0.5 * (standard.square() + LOG_2PI) - log_scale
 
 
 def halvings(height: int, width: int) -> int:
@@ -60,7 +78,7 @@ def mlp(sizes: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class Standardise(nn.Module):
+class Rescale(nn.Module):
     """Map events to inputs that a network likes, (x - location) / unit, and back.
 
     Images run from -1 to 1. The features of a vector get mean 0 and variance 1 over the

@@ -5,7 +5,6 @@ Each is independent across pixels or features given z. A model has three views o
 of the x it is sent; and `draw`, a sample of p(x|z).
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -14,25 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from training.networks import Standardise, bounded_log
-
-LOG_2PI = math.log(2 * math.pi)
-
-
-def normal_log_prob(
-    x: Float[Tensor, "..."],
-    *,
-    mean: Float[Tensor, "..."] | float = 0.0,
-    log_scale: Float[Tensor, "..."] | float = 0.0,
-) -> Float[Tensor, "..."]:
-    """Return log N(x; mean, exp(log_scale)^2) in nats, elementwise.
-
-    Written out because `torch.distributions` validates its arguments in ways that no graph
-    can be exported from.
-    """
-    log_scale = torch.as_tensor(log_scale, dtype=x.dtype, device=x.device)
-    standard = (x - mean) * torch.exp(-log_scale)
-    return -0.5 * (standard.square() + LOG_2PI) - log_scale
+from training.networks import Rescale, bounded_log, normal_log_prob
 
 
 class Observation(nn.Module, ABC):
@@ -43,6 +24,8 @@ class Observation(nn.Module, ABC):
     """What `log_prob` is a density of and per what, in words."""
     levels: int | None
     """Grey levels of the events it is a density of, None if x is continuous."""
+    resampled: str = ""
+    """How `resample` differs from `settle`, in words; "" if both leave x alone."""
 
     def resample(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return the events that the data stands for, with torch's global generator."""
@@ -79,6 +62,7 @@ class Bernoulli(Observation):
     name = "bernoulli"
     measure = "the binary image"
     levels = 2
+    resampled = "of images binarised at random, whereas the service rounds"
 
     def resample(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return images of 0 and 1, white with the probability of their grey."""
@@ -126,7 +110,7 @@ class Gaussian(Observation):
     levels = None
 
     def __init__(
-        self, shape: tuple[int, ...], *, minimum: float, standardise: Standardise, image: bool
+        self, shape: tuple[int, ...], *, minimum: float, standardise: Rescale, image: bool
     ) -> None:
         super().__init__()
         self.raw = nn.Parameter(torch.zeros(shape))

@@ -89,13 +89,16 @@ class Progress:
                 words.append(f"validation {run.history[-1].score:.4g}")
             self.bar.update(self.task, advance=1, description=" · ".join(words))
 
-    def show_epoch(self) -> None:
-        """Log the epoch that was just closed, print its line, now and then draw samples."""
+    def show_epoch(self, *, last: bool) -> None:
+        """Log the epoch that was just closed, print its line, now and then draw samples.
+
+        Args:
+            last: Whether the run ends with it: then it has its line and its samples for certain.
+        """
         epoch = self.run.history[-1]
         for name, value in epoch.losses.items():
             self.writer.add_scalar(f"train/{name}", value, epoch.number)
         self.writer.add_scalar("validation/score", epoch.score, epoch.number)
-        last = epoch.number == self.epochs
         if last or epoch.wall_time_s - self.drawn_s > PICTURE_EVERY_S:
             picture = render(draw_samples(self.run.average, self.data.validation))
             Image.fromarray(picture).save(self.folder / "samples.png")

@@ -16,7 +16,8 @@ def read_file(path: Path) -> pd.DataFrame:
             return pd.read_parquet(path)
         # Without low_memory, pandas guesses the type of a column from all of it.
         frame = pd.read_csv(path, low_memory=False)
-    except (OSError, ValueError) as error:
+    # NotImplementedError: a parquet file of a type or compression that Arrow does not read.
+    except (OSError, ValueError, NotImplementedError) as error:
         raise DataInvalid(
             f"{path}: cannot be read as a table ({reason(error)}); save it anew"
         ) from error

@@ -20,9 +20,16 @@ from torch import Tensor, nn
 
 from service.manifest import Density, Event, Frozen, Interface, Latent, Role
 from training.data import Batch, Data
-from training.family import Alone, Family, Pixels, Turn
-from training.networks import Standardise, bounded_log, image_decoder, image_encoder, mlp
-from training.observation import Bernoulli, Gaussian, Observation, normal_log_prob
+from training.family import Call, Family, Nats, Pixels, Turn
+from training.networks import (
+    Rescale,
+    bounded_log,
+    image_decoder,
+    image_encoder,
+    mlp,
+    normal_log_prob,
+)
+from training.observation import Bernoulli, Gaussian, Observation
 
 DRAWS = 256
 """Draws per event in the importance-weighted likelihood of the evaluation."""
@@ -117,7 +124,7 @@ class VAE(Family):
                 'Use observation = "normal".'
             )
         self.latent = config.latent
-        self.standardise = Standardise(data)
+        self.standardise = Rescale(data)
         if event.kind == "image":
             shape = event.shape
             self.encoder = image_encoder(shape, width=width, depth=depth, outputs=2 * self.latent)
@@ -164,6 +171,25 @@ class VAE(Family):
         """Return E[x|z]."""
         return self.observation.mean(self.decoder(z).to(z.dtype))
 
+    def observe(
+        self, z: Float[Tensor, "batch latent"], noise: Float[Tensor, "batch ..."]
+    ) -> Float[Tensor, "batch ..."]:
+        """Return a sample of p(x|z), see `Observation.draw`."""
+        return self.observation.draw(self.decoder(z), noise)
+
+    def encode(
+        self, x: Float[Tensor, "batch ..."]
+    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
+        """Return mean and scale of q(z|x) for the event that a request means by x."""
+        posterior = self.posterior(self.observation.settle(x))
+        return posterior.mean, posterior.scale
+
+    def elbo(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
+    ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
+        """Return the terms of `bound` for the event that a request means by x."""
+        return self.bound(self.observation.settle(x), noise)
+
     def bound(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
     ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
@@ -196,7 +222,7 @@ class VAE(Family):
         """Return the mean negative ELBO in nats, of one draw per event."""
         return self._loss(batch)["loss"]
 
-    def nats(self, batch: Batch) -> dict[str, Float[Tensor, " batch"]]:
+    def nats(self, batch: Batch) -> dict[str, Nats]:
         """Return the negative ELBO, and -log p(x) from `DRAWS` importance-weighted draws.
 
         The second is an upper bound too, in expectation, and tighter the more draws it has.
@@ -212,21 +238,30 @@ class VAE(Family):
             log_weights.append(log_weight.double())
         elbo = torch.cat(reconstructions, dim=1).mean(1) - self.posterior(x).kl().double()
         evidence = torch.logsumexp(torch.cat(log_weights, dim=1), dim=1) - math.log(DRAWS)
-        return {"negative ELBO": -elbo, "negative log-likelihood": -evidence}
+        notes = (
+            f"an upper bound on average: {DRAWS} draws of z",
+            f"an upper bound on average: {DRAWS} importance-weighted draws of z",
+        )
+        of = self.observation.resampled
+        bound, weighted = (f"{note}; {of}" if of else note for note in notes)
+        return {
+            "negative ELBO": Nats(-elbo, bound),
+            "negative log-likelihood": Nats(-evidence, weighted),
+        }
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode, observe, encode and elbo."""
-        decode, observe = Decode(self), Observe(self)
+        decode, observe = Call(self, "decode"), Call(self, "observe")
         image = self.event.kind == "image"
         return {
-            "decode": Pixels(decode) if image else Alone(decode),
-            "observe": Pixels(observe) if image else Alone(observe),
-            "encode": Encode(self),
-            "elbo": Elbo(self),
+            "decode": Pixels(decode) if image else decode,
+            "observe": Pixels(observe) if image else observe,
+            "encode": Call(self, "encode"),
+            "elbo": Call(self, "elbo"),
         }
 
 
-def _observation(config: VAEConfig, event: Event, standardise: Standardise) -> Observation:
+def _observation(config: VAEConfig, event: Event, standardise: Rescale) -> Observation:
     if config.observation == "bernoulli":
         return Bernoulli()
     return Gaussian(
@@ -235,58 +270,3 @@ def _observation(config: VAEConfig, event: Event, standardise: Standardise) -> O
         standardise=standardise,
         image=event.kind == "image",
     )
-
-
-class Decode(nn.Module):
-    """The graph of E[x|z]."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.decoder, self.observation = model.decoder, model.observation
-
-    def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch ..."]:
-        """Return the mean of p(x|z)."""
-        return self.observation.mean(self.decoder(z))
-
-
-class Observe(nn.Module):
-    """The graph of a draw from p(x|z)."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.decoder, self.observation = model.decoder, model.observation
-
-    def forward(
-        self, z: Float[Tensor, "batch latent"], noise: Float[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch ..."]:
-        """Return a sample of p(x|z)."""
-        return self.observation.draw(self.decoder(z), noise)
-
-
-class Encode(nn.Module):
-    """The graph of the posterior."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, x: Float[Tensor, "batch ..."]
-    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
-        """Return mean and scale of q(z|x)."""
-        posterior = self.model.posterior(self.model.observation.settle(x))
-        return posterior.mean, posterior.scale
-
-
-class Elbo(nn.Module):
-    """The graph of the bound and of the importance weights."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
-    ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
-        """Return reconstruction, kl and log_weight, see `VAE.bound`."""
-        return self.model.bound(self.model.observation.settle(x), noise)

@@ -8,13 +8,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from service import operations
+from service import bundle, operations
 from service.api import context
 from service.api.bodies import JSON
 from service.api.documentation import problems
 from service.api.schemas import MAX_COLUMNS
 from service.engine import Engine
-from service.errors import ModelNotFound, NotFound
+from service.errors import NotFound
 from service.repository import Model
 from service.settings import Settings
 
@@ -23,6 +23,7 @@ router = APIRouter()
 _NO_MODEL = problems("model_not_found")
 
 
+@router.head("/models", include_in_schema=False)
 @router.get("/models", response_class=Response, summary="List the models")
 async def models(request: Request) -> Response:
     """Return every model of the folder, in short."""
@@ -36,12 +37,13 @@ async def models(request: Request) -> Response:
     )
 
 
+@router.head("/models/{name}", include_in_schema=False)
 @router.get("/models/{name}", response_class=Response, summary="Describe a model",
             responses=_NO_MODEL)  # fmt: skip
 async def model(request: Request, name: str) -> Response:
     """Return all that is known of a model: shapes, capabilities, figures, device, provenance."""
     here = context.of(request)
-    found = _find(here, name)
+    found = here.repository.find(name)
     details = _details(found.engine, here.settings) if found.engine else {}
     return _json(_summary(found) | details)
 
@@ -60,20 +62,11 @@ async def samples(request: Request, name: str) -> Response:
     return FileResponse(_file(request, name, "samples.png"))
 
 
-def _find(here: context.Context, name: str) -> Model:
-    known = here.repository.models
-    if name not in known:
-        raise ModelNotFound(
-            f"There is no model '{name}'. There are: {', '.join(known) or 'none'}.", field="model"
-        )
-    return known[name]
-
-
 def _file(request: Request, name: str, file: str) -> Path:
-    here = context.of(request)
-    engine = here.repository.engine(_find(here, name).name)
-    path = here.repository.folder / name / str(engine.manifest.version) / file
-    if not path.is_file():
+    repository = context.of(request).repository
+    version = repository.engine(name).manifest.version
+    path = bundle.locate(repository.folder / name / str(version), file)
+    if path is None or not path.is_file():
         raise NotFound(f"{name} came without a {file}.")
     return path
 
@@ -88,13 +81,17 @@ def _summary(model: Model) -> dict[str, Any]:
     }
     if not model.engine:
         return summary
-    manifest = model.engine.manifest
+    engine, manifest = model.engine, model.engine.manifest
     about = ("title", "family", "event", "latent", "labels", "observation", "density", "evaluation")
     return {
         **summary,
         **manifest.model_dump(mode="json", include=set(about)),
         "capabilities": operations.capabilities(manifest),
-        "device": model.engine.device.kind,
+        "device": {
+            "kind": engine.device.kind,
+            "reason": engine.device.reason,
+            "nodes": {role: session.nodes for role, session in engine.sessions.items()},
+        },
     }
 
 
@@ -103,11 +100,6 @@ def _details(engine: Engine, settings: Settings) -> dict[str, Any]:
     graphs = manifest.graphs
     return {
         **manifest.model_dump(mode="json", include={"provenance", "licence"}),
-        "device": {
-            "kind": engine.device.kind,
-            "reason": engine.device.reason,
-            "nodes": {role: session.nodes for role, session in engine.sessions.items()},
-        },
         "golden": {
             "errors": engine.golden_errors,
             "tolerance": {

@@ -21,7 +21,7 @@ class Context:
     repository: Repository
 
     def check_values(self, engine: Engine, rows: int, *, field: str) -> None:
-        """Pass if an answer of so many events is within the limit.
+        """Pass if an answer of so many events or latents is within the limit.
 
         Raises:
             InputInvalid: Naming the most rows that this model answers at once.
@@ -56,8 +56,9 @@ def of(request: Request) -> Context:
 
 
 def most_rows(engine: Engine, settings: Settings) -> int:
-    """Return how many events of a model one answer may hold."""
-    return max(1, settings.max_values // engine.manifest.event.size)
+    """Return how many rows of a model, be they x or z, one answer may hold."""
+    row = max(engine.manifest.event.size, engine.manifest.latent.size)
+    return max(1, settings.max_values // row)
 
 
 def seed_or_new(seed: int | None) -> int:

@@ -26,10 +26,12 @@ _SAMPLE = describe(
     summary="Sample from a model",
     text="Row i of seed s is a pure function of (bundle, s, i): the same call gives the same "
     "answer, and start = 8, n = 8 the second half of n = 16. An npy answer is x alone. A PNG is "
-    "one image, or a grid of `columns`. A GET with seed and version may be cached for ever.",
+    "one image, or a grid of `columns`. A GET with model, version and seed may be cached for "
+    "ever.",
 )
 
 
+@router.head("/sample", include_in_schema=False)
 @router.get("/sample", response_class=Response, openapi_extra=_SAMPLE.of("GET"))
 async def sample_by_address(request: Request) -> Response:
     """Return samples at an address that a cache can keep: an `<img src>` works as it is."""
@@ -53,7 +55,7 @@ async def _sample(request: Request) -> Response:
 
     seed, start = context.seed_or_new(call.seed), call.start
     headers = context.headers(engine, seed=seed, start=start)
-    if request.method == "GET":
+    if request.method != "POST":
         headers |= _caching(call, engine, media_type)
         if _is_known(request, headers.get("ETag")):
             return Response(status_code=304, headers={"Vary": "Accept", **headers})
@@ -108,7 +110,8 @@ def _caching(call: schemas.Sample, engine: Engine, media_type: str) -> dict[str,
     forever = "public, max-age=31536000, immutable"
     return {
         "ETag": f'"{digest(" ".join(parts).encode())[:32]}"',
-        "Cache-Control": "no-cache" if call.version is None else forever,
+        # Which model is meant by none, and which version is served, may change.
+        "Cache-Control": forever if call.model and call.version else "no-cache",
     }
 
 

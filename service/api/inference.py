@@ -79,7 +79,9 @@ async def encode(request: Request) -> Response:
     """Return z of given x."""
     reading = await _read(request, schemas.Encode, "encode")
     engine, draws = reading.engine, reading.call.draws
-    reading.here.check_draws(len(reading.x), draws or 1)
+    reading.here.check_values(engine, len(reading.x), field="x")
+    if draws is not None:
+        reading.here.check_draws(len(reading.x), draws)
     answer = await operations.encode(engine, reading.x, draws=draws, seed=reading.seed)
     posterior = None
     is_random = engine.manifest.density.estimator == "dequantisation"

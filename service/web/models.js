@@ -7,7 +7,7 @@ import { queryFromView, viewOfModel } from "./view.js";
  * @typedef {object} Model
  * @property {string} name
  * @property {string} title
- * @property {"vae" | "flow" | "continuous-flow" | "gan"} family
+ * @property {string} family
  * @property {{kind: "vector" | "image", shape: number[], features: string[]}} event
  * @property {string[] | null} labels
  * @property {string | null} observation
@@ -19,6 +19,10 @@ import { queryFromView, viewOfModel } from "./view.js";
  */
 
 const FAMILIES = { vae: "VAE", flow: "Flow", "continuous-flow": "Continuous flow", gan: "GAN" };
+
+/** Return what a family is called: a new one by its own name. @param {string} family */
+const familyName = (family) => /** @type {Record<string, string>} */ (FAMILIES)[family] ?? family;
+
 const ABILITIES = {
   sample: "samples",
   encode: "codes",
@@ -81,7 +85,7 @@ function readyLines(model) {
   const headline = model.evaluation[0];
   const said = [
     element("span", {}, model.title),
-    element("span", {}, `${FAMILIES[model.family]} · ${abilities(model)}`),
+    element("span", {}, `${familyName(model.family)} · ${abilities(model)}`),
   ];
   if (headline) said.push(element("span", { class: "figure" }, sentenceOf(headline)));
   return said;
@@ -116,7 +120,7 @@ export function summary({ name, family, event, labels, version }) {
       ? `${colour} images of ${width} × ${height} pixels`
       : `${event.shape[0]} number${event.shape[0] === 1 ? "" : "s"} a sample`;
   const classes = labels ? `${labels.length} labels` : null;
-  const said = [`${name}, version ${version}`, FAMILIES[family], made, classes];
+  const said = [`${name}, version ${version}`, familyName(family), made, classes];
   return said.filter(Boolean).join(" · ");
 }
 

@@ -318,6 +318,19 @@ def test_model_that_is_still_loading_is_shown_when_it_is_ready(open_page: Open) 
     assert len(sources(page)) == PAGE
 
 
+def test_family_that_the_page_does_not_know_goes_by_its_own_name(open_page: Open) -> None:
+    def rename(page: "Page") -> None:
+        def answer(route: "Route") -> None:
+            said = route.fetch().text().replace('"gan"', '"diffusion"')
+            route.fulfill(body=said, content_type="application/json")
+
+        page.route("**/models", answer)
+
+    page = open_page("/?model=tiles", prepare=rename)
+    assert "diffusion · samples" in page.locator("#model-tiles").inner_text()
+    assert "diffusion" in page.locator("#summary").inner_text()
+
+
 def test_service_without_models_says_what_to_do(open_page: Open) -> None:
     body = '{"default": null, "models": []}'
     page = open_page("/", prepare=lambda page: answer_once(page, body))

@@ -50,6 +50,7 @@ def test_two_services_in_one_process_do_not_share_models(
         ("PORT", "99999", "port"),
         ("DEVICE", "tpu", "device"),
         ("THREADS", "0", "threads"),
+        ("MAX_BATCH_ROWS", "12", "max_batch_rows"),
         ("DEFAULT_MODEL", "nothing", "default_model"),
     ],
 )

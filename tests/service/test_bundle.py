@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,23 @@ def test_weights_in_another_file_are_refused(folder: Path) -> None:
     refused(folder, by="lies in another file")
 
 
+def test_tensors_of_nodes_in_another_file_are_refused(folder: Path) -> None:
+    tensor = helper.make_tensor("outside", TensorProto.FLOAT, [1], [0.0])
+    tensor.data_location = TensorProto.EXTERNAL
+    node = helper.make_node("Constant", [], ["c"], value=tensor)
+    forge(folder, lambda model: model.graph.node.append(node))
+    refused(folder, by="weight outside lies in another file")
+
+
+def test_sparse_weights_in_another_file_are_refused(folder: Path) -> None:
+    values = helper.make_tensor("outside", TensorProto.FLOAT, [1], [0.0])
+    values.data_location = TensorProto.EXTERNAL
+    indices = helper.make_tensor("indices", TensorProto.INT64, [1], [0])
+    sparse = helper.make_sparse_tensor(values, indices, [4])
+    forge(folder, lambda model: model.graph.sparse_initializer.append(sparse))
+    refused(folder, by="weight outside lies in another file")
+
+
 def test_graph_with_other_tensors_than_the_manifest_is_refused(folder: Path) -> None:
     def widen(model: onnx.ModelProto) -> None:
         model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
@@ -218,6 +235,11 @@ def test_golden_vectors_that_are_no_npz_are_refused(folder: Path, data: bytes) -
         (lambda golden: golden.pop("encode.z"), "there is no array encode.z"),
         (lambda golden: golden.update({"encode.z": np.zeros((3, 2))}), "of shape (8, 2)"),
         (lambda golden: golden.update({"encode.z": np.full((8, 2), np.nan)}), "must be finite"),
+        (lambda golden: golden.update({"encode.z": np.full((8, 2), "0")}), "it is <U1 (8, 2)"),
+        (
+            lambda golden: golden.update({"encode.x": np.zeros((8, 2))}),
+            "encode.x must be finite float32 of shape (8, 2); it is float64 (8, 2)",
+        ),
     ],
 )
 def test_golden_vectors_that_do_not_fit_are_refused(folder: Path, change: Change, by: str) -> None:
@@ -225,6 +247,15 @@ def test_golden_vectors_that_do_not_fit_are_refused(folder: Path, change: Change
     change(golden)
     regild(folder, npz(**golden))
     refused(folder, by=by)
+
+
+@pytest.mark.parametrize("draws", [0, 3])
+def test_golden_vectors_of_different_draws_are_refused(tmp_path: Path, draws: int) -> None:
+    folder = PPCA.publish(tmp_path)
+    golden = PPCA.golden()
+    golden["elbo.noise"] = golden["elbo.noise"][:, :draws]
+    regild(folder, npz(**golden))
+    refused(folder, by="elbo.")
 
 
 def test_version_is_never_overwritten(folder: Path, tmp_path: Path) -> None:
@@ -268,6 +299,24 @@ def test_versions_are_numbers_newest_first(tmp_path: Path) -> None:
     assert bundle.versions(tmp_path, "nothing") == []
     assert bundle.names(tmp_path) == ["affine"]
     assert bundle.names(tmp_path / "nowhere") == []
+
+
+def test_folder_that_may_not_be_listed_is_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = folder.parent.parent
+    (models / "lost+found").mkdir()
+    iterdir = Path.iterdir
+
+    def guarded(self: Path) -> Iterator[Path]:
+        if self.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    assert bundle.names(models) == ["affine"]
+    assert "passing over" in caplog.text
+    assert "lost+found" in caplog.text
 
 
 def test_bundle_keeps_the_bytes_it_has_checked(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The command: what it prints and with which status it ends."""
 
+import logging
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,58 @@ def test_device_that_cannot_serve_is_a_sentence_and_status_2(
     monkeypatch.setenv("PUSHFORWARD_DEVICE", "cuda")
     assert command.main([]) == 2
     assert capsys.readouterr().err == "PUSHFORWARD_DEVICE: cuda cannot run a graph.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("PUSHFORWARD_MAXDRAWS", "Did you mean PUSHFORWARD_MAX_DRAWS?"),
+        ("pushforward_hots", "Did you mean PUSHFORWARD_HOST?"),
+        ("PUSHFORWARD_SERVICE_HOSTNAME", "docs/operations.md lists them."),
+    ],
+)
+def test_variable_that_is_no_setting_is_a_sentence_and_status_2(
+    monkeypatch: pytest.MonkeyPatch,
+    models: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    advice: str,
+) -> None:
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+    monkeypatch.setenv(name, "7")
+    assert command.main([]) == 2
+    assert capsys.readouterr().err == f"{name}: there is no such setting. {advice}\n"
+
+
+def test_port_that_is_taken_is_a_sentence_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+        monkeypatch.setenv("PUSHFORWARD_DEVICE", "cpu")
+        monkeypatch.setenv("PUSHFORWARD_PORT", str(port))
+        assert command.main([]) == 2
+    error = capsys.readouterr().err
+    assert "cannot listen on 127.0.0.1: Address already in use" in error
+    assert str(port) in error
+    assert error.count("\n") == 1
+
+
+def test_log_is_set_up_before_the_device_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, models: Path
+) -> None:
+    order = []
+
+    def choose(wanted: str) -> None:
+        order.append("device")
+        raise DeviceUnavailable("none")
+
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: order.append("log"))
+    monkeypatch.setattr("service.app.choose_device", choose)
+    command.main([])
+    assert order == ["log", "device"]
 
 
 def test_moved_bundle_is_told_where_it_belongs(

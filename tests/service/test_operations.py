@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from service import bundle, noise, operations
 from service.engine import Engine
-from service.errors import CapabilityMissing
+from service.errors import CapabilityMissing, EngineFailed, InputInvalid
 from service.manifest import Density, Event, Interface, Latent
+from service.operations import Answer
 from service.session import Device
 from tests.service import bundles
 from tests.service.bundles import ALL, BIAS, NOISE, TO_PIXELS, WEIGHT, Tiny
@@ -176,8 +178,69 @@ def test_capabilities_are_those_of_the_graphs() -> None:
         "ppca": ["sample", "decode", "encode", "log-density", "elbo"],
         "tiles": ["sample", "decode"],
     }
-    with pytest.raises(CapabilityMissing, match="implicit model"):
+    with pytest.raises(CapabilityMissing, match=r"no graph for log-density\. It can: sample, dec"):
         operations.require(bundles.TILES.manifest(bundles.TILES.files()), "log-density")
+
+
+NAN = np.float32("nan")
+
+
+@pytest.mark.parametrize(
+    ("model", "call"),
+    [
+        ("affine", operations.encode),
+        ("ppca", operations.encode),
+        ("affine", operations.log_density),
+        ("ppca", operations.log_density),
+        ("ppca", operations.elbo),
+    ],
+)
+def test_row_of_x_whose_answer_is_nan_is_named(
+    engines: dict[str, Engine], model: str, call: Callable[..., Coroutine[None, None, Answer]]
+) -> None:
+    x = np.zeros((5, *engines[model].manifest.event.shape), np.float32)
+    x[3] = NAN
+    with pytest.raises(InputInvalid, match=f"'x': row 3 is too large for {model}") as caught:
+        asyncio.run(call(engines[model], x, draws=None, seed=0))
+    assert caught.value.field == "x"
+
+
+def test_row_of_a_dequantised_estimate_is_that_of_x(engines: dict[str, Engine]) -> None:
+    x = np.zeros((5, 3, 2, 2), np.float32)
+    x[3] = NAN
+    with pytest.raises(InputInvalid, match="row 3 is too large"):
+        asyncio.run(operations.log_density(engines["grains"], x, draws=7, seed=0))
+
+
+@pytest.mark.parametrize("output", ["x", "pixels"])
+def test_row_of_z_whose_answer_is_nan_is_named_in_every_format(
+    engines: dict[str, Engine], output: Literal["x", "pixels"]
+) -> None:
+    z = np.array([[0, 0], [NAN, 0]], np.float32)
+    with pytest.raises(InputInvalid, match="'z': row 1 is too large for tiles"):
+        asyncio.run(operations.decode(engines["tiles"], z, label=0, output=output))
+
+
+def test_sample_that_is_nan_is_our_own_fault(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "normal", lambda *_, rows, size, **__: np.full((rows, size), NAN))
+    with pytest.raises(EngineFailed, match="affine: decode answered NaN in 'x'"):
+        asyncio.run(operations.sample(engines["affine"], n=2, seed=0))
+
+
+def test_uniform_noise_is_below_one_in_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    nearest = 1 - 2.0**-53
+    monkeypatch.setattr(
+        noise, "uniform", lambda *_, rows, size, **__: np.full((rows, size), nearest)
+    )
+    single = operations._uniform(0, noise.Stream.OBSERVATION, start=0, rows=2, shape=(3,))
+    cells = operations._cells(
+        operations._uniform, 0, noise.Stream.DEQUANTISATION, rows=1, first=0, draws=2, shape=(3,)
+    )
+    for values in (single, cells):
+        assert values.dtype == np.float32
+        assert (values == 1 - 2.0**-24).all()
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=20))

@@ -78,9 +78,11 @@ def test_folder_of_nothing_sound_is_loaded_and_not_ready(tmp_path: Path) -> None
 
 def test_name_may_be_left_out_where_it_is_clear(tmp_path: Path) -> None:
     AFFINE.publish(tmp_path)
+    assert loaded(tmp_path).default == "affine"
     assert loaded(tmp_path).engine(None).manifest.name == "affine"
     TILES.publish(tmp_path)
     assert loaded(tmp_path, default="tiles").engine(None).manifest.name == "tiles"
+    assert loaded(tmp_path).default is None
     with pytest.raises(RequestMalformed, match="affine, tiles"):
         loaded(tmp_path).engine(None)
 

@@ -27,6 +27,9 @@ def test_json_numbers_come_back_as_they_are(array: np.ndarray) -> None:
         ([["1"]], "numbers only"),
         ([None], "numbers only"),
         ([True], "numbers only"),
+        ([[1, 2], [3, True]], "got true or false"),
+        ([[[0.5], [False]]], "got true or false"),
+        ([1, False], "got true or false"),
         ([{}], "numbers only"),
         ([2**70], "numbers only"),
         ([0.5, 10**400], "numbers only"),
@@ -100,3 +103,24 @@ def test_check_returns_contiguous_float32() -> None:
 def test_check_says_what_is_wrong_and_where(array: np.ndarray, said: str) -> None:
     with pytest.raises(InputInvalid, match=re.escape(said)):
         tensors.check(array, field="x", shape=(2,), minimum=0, maximum=1)
+
+
+@pytest.mark.parametrize(
+    ("header", "data"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1)}", b"\0" * 4),
+        ("{'descr': '|V0', 'fortran_order': False, 'shape': (2,)}", b""),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 10**20 - 1)}", b""),
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': (0, {10**20 - 1})}}", b""),
+        ("{[]: 1}", b""),
+        ("-" * 3000 + "1", b""),
+        ("{'descr': '<f4'", b""),
+    ],
+    ids=["negative", "empty type", "sum", "huge", "unhashable", "deep", "cut short"],
+)
+def test_npy_with_a_crooked_header_is_malformed(header: str, data: bytes) -> None:
+    body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
+    with pytest.raises(RequestMalformed) as caught:
+        tensors.from_npy(body, field="x")
+    assert caught.value.field == "x"
+    assert len(caught.value.detail) < 300

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
@@ -20,17 +21,34 @@ def differences(
     inputs, outputs = family.interface.signature(role)
     file = to_onnx(graph, inputs, outputs)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    unused = {weight.name for weight in onnx.load_from_string(file).graph.initializer}
+    for node in onnx.load_from_string(file).graph.node:
+        unused -= {*node.input}
+    assert not unused, "weights of another graph"
+    assert [each.name for each in session.get_inputs()] == [spec.name for spec in inputs]
+    assert [each.name for each in session.get_outputs()] == [spec.name for spec in outputs]
     exact = copy.deepcopy(graph).double()
     worst = {spec.name: 0.0 for spec in outputs}
     for batch in rows:
-        values = [_value(spec, family, {"batch": batch, "draws": draws}) for spec in inputs]
+        values = feeds(family, role, rows=batch, draws=draws)
         feed = {spec.name: value.numpy() for spec, value in zip(inputs, values, strict=True)}
-        expected = exact(*(v.double() if v.is_floating_point() else v for v in values))
+        expected = exact(*map(double, values))
         for spec, found, wanted in zip(outputs, session.run(None, feed), expected, strict=True):
             assert found.dtype == np.dtype(spec.dtype)
             gap = np.abs(found.astype(np.float64) - wanted.numpy().astype(np.float64)).max()
             worst[spec.name] = max(worst[spec.name], float(gap))
     return worst
+
+
+def feeds(family: Family, role: Role, *, rows: int, draws: int = 3) -> list[Tensor]:
+    """Return random inputs of a graph, in their order."""
+    inputs, _ = family.interface.signature(role)
+    return [_value(spec, family, {"batch": rows, "draws": draws}) for spec in inputs]
+
+
+def double(value: Tensor) -> Tensor:
+    """Return numbers in float64, and labels as they are."""
+    return value.double() if value.is_floating_point() else value
 
 
 def _value(spec: TensorSpec, family: Family, axes: dict[str, int]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from service.manifest import Density, Event, Interface, Latent, Role
 from training.data import Batch, Data
-from training.family import Family, Turn
+from training.family import Call, Family, Nats, Turn
 
 
 class Gaussian(Family):
@@ -46,17 +46,23 @@ class Gaussian(Family):
         if self.calls > self.stop_at:
             raise KeyboardInterrupt
         self.seen += len(batch)
-        nats = self.nats(batch)["nll"].mean() * self.factor
-        return {"loss": nats + self.noise * torch.randn(2) @ self.mean, "nats": nats}
+        nats = self._nll(batch.x).mean() * self.factor
+        return {"loss": nats + self.noise * torch.randn_like(self.mean) @ self.mean, "nats": nats}
 
     def score(self, batch: Batch) -> Tensor:
         """Return the mean negative log-density, with noise in it that must not matter."""
-        return self.nats(batch)["nll"].mean() + 0.001 * torch.randn(())
+        return self._nll(batch.x).mean() + 0.001 * torch.randn_like(self.mean[0])
 
-    def nats(self, batch: Batch) -> dict[str, Tensor]:
+    def nats(self, batch: Batch) -> dict[str, Nats]:
         """Return -log N(x; mean, 1)."""
-        squares = (batch.x - self.mean).square().sum(1)
-        return {"nll": 0.5 * squares + math.log(2 * math.pi)}
+        return {"nll": Nats(self._nll(batch.x), "of a Gaussian")}
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Return log N(x; mean, 1)."""
+        return -self._nll(x)
+
+    def _nll(self, x: Tensor) -> Tensor:
+        return 0.5 * (x - self.mean).square().sum(1) + math.log(2 * math.pi)
 
     def decode(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Return mean + z; with labels, class k lies 8 k to the right of class 0."""
@@ -67,25 +73,7 @@ class Gaussian(Family):
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return both roles."""
-        return {"decode": _Decode(self), "log_density": _LogDensity(self)}
-
-
-class _Decode(nn.Module):
-    def __init__(self, model: Gaussian) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (self.model.decode(z),)
-
-
-class _LogDensity(nn.Module):
-    def __init__(self, model: Gaussian) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (-self.model.nats(Batch(x))["nll"],)
+        return {"decode": Call(self, "decode"), "log_density": Call(self, "log_density")}
 
 
 def gaussian_data(rows: int = 200, *, classes: int = 0, seed: int = 0) -> Data:

@@ -41,10 +41,12 @@ def refused(source: object, words: str, **options: object) -> None:
         ("sklearn:digits", "images are \\[1, 8, 8\\].*'shape' is \\[4, 16\\]", {"shape": [4, 16]}),
         ("sklearn:digits", "expected images of whole numbers from 0 to 7", {"levels": 8}),
         ("sklearn:iris", "test_tail = 150 leaves nothing to train on", {"test_tail": 150}),
-        ("sklearn:iris", "no row is left for the test split", {"test_fraction": 0.001}),
+        ("sklearn:iris", "3 rows or more in the test split; got 0", {"test_fraction": 0.001}),
+        ("sklearn:iris", "3 rows or more in the test split; got 2", {"test_fraction": 0.012}),
+        ("sklearn:iris", "in the validation split; got 2", {"rows": 20}),
         (
             "sklearn:iris",
-            "no row is left for the train split",
+            "3 rows or more in the train split; got 0",
             {"test_fraction": 0.16, "validation_fraction": 0.8399},
         ),
     ],
@@ -127,6 +129,22 @@ def test_broken_array_files_are_a_sentence(tmp_path: Path) -> None:
         refused(tmp_path / name, "cannot be read as numbers")
 
 
+def test_archive_that_was_damaged_on_its_way_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.npz"
+    np.savez_compressed(path, allow_pickle=True, x=numbered())
+    whole = path.read_bytes()
+    # Within the compressed numbers, and in both places that say how they are compressed.
+    start, method = 200, b"\x08\x00"
+    path.write_bytes(whole[:start] + b"\xff" * 50 + whole[start + 50 :])
+    refused(path, "cannot be read as numbers")
+    directory = whole.index(b"PK\x01\x02")
+    assert whole[8:10] == whole[directory + 10 : directory + 12] == method
+    unknown = bytearray(whole)
+    unknown[8:10] = unknown[directory + 10 : directory + 12] = b"\x63\x00"
+    path.write_bytes(unknown)
+    refused(path, "cannot be read as numbers")
+
+
 BAD_TABLES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "text": ({"a": [1, "?", *range(98)]}, "column 'a' is not numeric \\(row 1 holds '\\?'", {}),
     "nan": (
@@ -196,6 +214,17 @@ def test_binary_file_under_a_table_name_is_a_sentence(tmp_path: Path) -> None:
     for name in ("bad.csv", "bad.parquet"):
         (tmp_path / name).write_bytes(bytes(range(128, 256)))
         refused(tmp_path / name, "cannot be read as a table")
+
+
+def test_parquet_that_arrow_does_not_read_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(_: Path) -> None:
+        raise NotImplementedError("Lists with structs are not supported")
+
+    monkeypatch.setattr(pd, "read_parquet", unsupported)
+    (tmp_path / "new.parquet").write_bytes(b"PAR1")
+    refused(tmp_path / "new.parquet", "cannot be read as a table .Lists with structs")
 
 
 def test_unknown_file_type_is_a_sentence(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from service.manifest import (
     TensorSpec,
     Tolerance,
 )
+from training import card as module
 from training.card import card, sample_command, toml, with_error
 from training.checkpoint import Epoch, Fit
 
@@ -115,6 +116,13 @@ def test_card_says_which_density_there_is_and_that_a_gan_has_none() -> None:
     text = card(manifest(GAN), FIT)
     assert "None. The model is implicit" in text
     assert "may leave out part of its data" in text
+
+
+def test_card_of_a_family_it_has_no_sentence_for_names_the_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(module._WHAT, "flow")
+    assert "is a generative model of the family flow." in card(manifest(FLOW), FIT)
 
 
 def test_card_and_command_ask_for_what_the_model_can_give() -> None:

@@ -211,7 +211,7 @@ def test_folder_of_images_takes_classes_from_its_sub_folders(tmp_path: Path) -> 
 
 
 def test_flat_folder_of_colour_images_has_no_classes(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (25, 4, 5, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 5, 3), dtype=np.uint8)
     colours = data(save_images(tmp_path, images))
     assert colours.labels is None
     assert colours.event.shape == (3, 4, 5)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.manifest import Density, Event, Figure, Interface, Latent
+from service.manifest import Density, Event, Family, Figure, Interface, Latent
+from tests.training.cases import case
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate, train_classifier
@@ -102,12 +103,13 @@ def test_classifier_of_images_learns_what_can_be_learnt() -> None:
     assert torch.sum(classifier(x).argmax(1) == label) > 390
 
 
-def test_bits_per_dim_are_nats_over_the_dimensions_and_log_two() -> None:
+@pytest.mark.parametrize("family", ["flow", "continuous-flow"])
+def test_bits_per_dim_are_nats_over_the_dimensions_and_log_two(family: Family) -> None:
     class Discrete(Gaussian):
         @property
         def interface(self) -> Interface:
             return Interface(
-                family="flow",
+                family=family,
                 event=Event(kind="vector", shape=(2,), levels=256),
                 latent=Latent(shape=(2,)),
                 density=Density(kind="estimate", estimator="dequantisation"),
@@ -116,7 +118,24 @@ def test_bits_per_dim_are_nats_over_the_dimensions_and_log_two() -> None:
     figures = by_name(evaluate(Discrete(), gaussian_data(), CONFIG))
     bits = figures["nll, bits per dim"]
     assert bits.value == pytest.approx(figures["nll"].value / (2 * math.log(2)))
-    assert "upper bound" in bits.note
+    assert bits.note == figures["nll"].note == "of a Gaussian"
+
+
+def test_estimates_say_that_they_are_upper_bounds_and_of_what() -> None:
+    notes: dict[tuple[str, str], str] = {}
+    for label in ("flow of images", "vae of binary images", "vae of grey images"):
+        model, data = case(label)
+        figures = by_name(evaluate(model, data, EvaluateConfig(rows=4)))
+        assert ("flow" in label) == ("negative log-density, bits per dim" in figures)
+        notes |= {(label, figure.name): figure.note for figure in figures.values()}
+    flow = notes["flow of images", "negative log-density"]
+    assert flow == "an upper bound on average: one draw of dequantisation noise per image"
+    binary = notes["vae of binary images", "negative log-likelihood"]
+    assert binary == (
+        "an upper bound on average: 256 importance-weighted draws of z; of images binarised at "
+        "random, whereas the service rounds"
+    )
+    assert "binarised" not in notes["vae of grey images", "negative log-likelihood"]
 
 
 def test_samples_are_a_function_of_their_seed_and_take_the_labels_in_turn() -> None:

@@ -8,54 +8,31 @@ import torch
 from torch import Tensor
 
 from service.manifest import Event
-from tests.training.exported import differences
-from training.data import Batch, Data
+from tests.training.cases import FLOW, of, shaken
+from training.data import Batch
 from training.dequantise import Dequantise
 from training.flow import Flow, FlowConfig
 
 IMAGE = Event(kind="image", shape=(1, 8, 8), minimum=0.0, maximum=1.0, levels=17)
-SMALL = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
 
 
-def _data(x: Tensor, event: Event | None = None) -> Data:
-    rows = Batch(x)
-    vector = event is None
-    return Data(
-        train=rows,
-        validation=rows,
-        test=rows,
-        event=event or Event(kind="vector", shape=(x.shape[1],)),
-        labels=None,
-        mean=x.mean(0).numpy() if vector else None,
-        std=x.std(0).numpy() if vector else None,
-        description="made for a test",
-        sha256="0" * 64,
-    )
+def _images(n: int) -> Tensor:
+    return torch.randint(0, 17, (n, 1, 8, 8)) / 16
 
 
-def _shaken(flow: Flow, scale: float = 0.3) -> Flow:
-    """Return the flow with random weights in place of the identity it starts as."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            inputs = math.prod(parameter.shape[1:])
-            parameter.add_(scale * torch.randn_like(parameter) / inputs**0.5)
-    return flow.eval().requires_grad_(False)
+def _ready(flow: Flow, dtype: torch.dtype) -> Flow:
+    return flow.eval().requires_grad_(False).to(dtype)
 
 
 def _vector_flow(features: int = 3, dtype: torch.dtype = torch.float64) -> Flow:
     torch.manual_seed(0)
     x = 2 + 3 * torch.randn(64, features)
-    return _shaken(Flow(SMALL, _data(x)), scale=0.7).to(dtype)
+    return _ready(shaken(Flow(FLOW, of(x)), scale=0.7), dtype)
 
 
 def _image_flow(dtype: torch.dtype = torch.float64) -> Flow:
     torch.manual_seed(0)
-    return _shaken(Flow(SMALL, _data(_images(16), IMAGE))).to(dtype)
-
-
-def _images(n: int) -> Tensor:
-    return torch.randint(0, 17, (n, 1, 8, 8)) / 16
+    return _ready(shaken(Flow(FLOW, of(_images(16), IMAGE))), dtype)
 
 
 def _train(flow: Flow, x: Tensor, *, steps: int, rows: int, rate: float = 3e-3) -> None:
@@ -133,13 +110,6 @@ def test_density_in_two_dimensions_integrates_to_one() -> None:
     assert abs(float(total) * float(side[1] - side[0]) ** 2 - 1) <= 1e-3
 
 
-def test_a_batch_is_its_rows_one_by_one() -> None:
-    flow, x = _image_flow(), _images(5).double()
-    noise = torch.rand_like(x)
-    rows = [flow.log_density(x[i : i + 1], noise[i : i + 1]) for i in range(5)]
-    assert (flow.log_density(x, noise) - torch.cat(rows)).abs().max() <= 1e-10
-
-
 def test_identity_on_uniform_8_bit_data_is_8_bits_per_dim() -> None:
     """A density of 1 over (0, 1) in y is the logistic's in the logit (alpha nearly 0)."""
     dequantise = Dequantise(levels=256, alpha=1e-12, bound=1.0)
@@ -154,7 +124,7 @@ def test_identity_on_uniform_8_bit_data_is_8_bits_per_dim() -> None:
 @pytest.mark.parametrize("level", [0, 1, 8, 16])
 def test_mean_over_noise_is_the_probability_of_the_image(level: int) -> None:
     """An untrained flow is the identity, so P(level) is a difference of normal CDFs."""
-    flow = Flow(SMALL, _data(_images(2), IMAGE)).double()
+    flow = Flow(FLOW, of(_images(2), IMAGE)).double()
     noise = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     noise = noise.reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     with torch.no_grad():
@@ -173,27 +143,11 @@ def test_grey_levels_are_rounded_before_anything_else() -> None:
     assert torch.equal(flow.log_density(off, noise), flow.log_density(x, noise))
 
 
-def test_gradient_reaches_every_parameter() -> None:
-    torch.manual_seed(0)
-    for flow, x in (
-        (Flow(SMALL, _data(torch.randn(64, 4))), torch.randn(64, 4)),
-        (Flow(SMALL, _data(_images(4), IMAGE)), _images(16)),
-    ):
-        with torch.no_grad():
-            for parameter in flow.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        (turn,) = flow.turns()
-        turn.loss(Batch(x))["loss"].backward()
-        for name, parameter in flow.named_parameters():
-            assert parameter.grad is not None, name
-            assert parameter.grad.abs().sum() > 0, name
-
-
 def test_loss_is_finite_for_black_white_and_absurd_events() -> None:
     image, vector = _image_flow(torch.float32), _vector_flow(dtype=torch.float32)
     for value in (0.0, 1.0):
         nats = image.nats(Batch(torch.full((2, 1, 8, 8), value)))["negative log-density"]
-        assert torch.isfinite(nats).all()
+        assert torch.isfinite(nats.values).all()
     assert torch.isfinite(vector.log_density(torch.full((2, 3), 1e6))).all()
     assert torch.isfinite(image.decode(torch.full((1, 1, 8, 8), 100.0))).all()
 
@@ -202,12 +156,12 @@ def test_loss_is_finite_for_black_white_and_absurd_events() -> None:
 def test_image_sides_that_cannot_be_halved_twice_are_refused(shape: tuple[int, int, int]) -> None:
     event = Event(kind="image", shape=shape, minimum=0.0, maximum=1.0, levels=256)
     with pytest.raises(ValueError, match="multiples of 4"):
-        Flow(SMALL, _data(torch.zeros(2, *shape), event))
+        Flow(FLOW, of(torch.zeros(2, *shape), event))
 
 
 def test_one_feature_is_refused() -> None:
     with pytest.raises(ValueError, match="two features"):
-        Flow(SMALL, _data(torch.randn(8, 1)))
+        Flow(FLOW, of(torch.randn(8, 1)))
 
 
 def test_gaussian_target_reaches_its_entropy_and_not_less() -> None:
@@ -217,7 +171,7 @@ def test_gaussian_target_reaches_its_entropy_and_not_less() -> None:
         torch.tensor([1.0, -2.0], dtype=torch.float64), covariance
     )
     x = target.sample((4096,))
-    flow = Flow(FlowConfig(layers=4, width=32, depth=1, bins=6), _data(x.float())).double()
+    flow = Flow(FlowConfig(layers=4, width=32, depth=1, bins=6), of(x.float())).double()
     _train(flow, x, steps=250, rows=512, rate=5e-3)
     test = target.sample((20_000,))
     gap, error = _gap(flow, test, -target.log_prob(test))
@@ -244,7 +198,7 @@ def _checkerboard(n: int) -> Tensor:
 def test_toy_density_falls_towards_its_floor(draw, entropy: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     torch.manual_seed(0)
     x = draw(20_000)
-    flow = Flow(FlowConfig(layers=4, width=32, depth=1), _data(x))
+    flow = Flow(FlowConfig(layers=4, width=32, depth=1), of(x))
     _train(flow, x, steps=250, rows=256, rate=5e-3)
     test = draw(20_000)
     nats = -flow.log_density(test)
@@ -259,7 +213,7 @@ def test_toy_density_falls_towards_its_floor(draw, entropy: float) -> None:  # t
 def test_toy_density_reaches_its_floor(draw, entropy: float) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     torch.manual_seed(0)
     x = draw(200_000)
-    flow = Flow(FlowConfig(layers=8, width=64, depth=2, bins=16), _data(x))
+    flow = Flow(FlowConfig(layers=8, width=64, depth=2, bins=16), of(x))
     _train(flow, x, steps=2000, rows=512, rate=3e-3)
     test = draw(50_000)
     nats = -flow.log_density(test)
@@ -272,7 +226,7 @@ def test_image_flow_learns_a_pattern() -> None:
     torch.manual_seed(0)
     pattern = (torch.rand(2, 1, 8, 8) > 0.5).float()
     x = pattern[torch.randint(2, (512,))]
-    flow = Flow(SMALL, _data(x, IMAGE))
+    flow = Flow(FLOW, of(x, IMAGE))
     losses = []
     (turn,) = flow.turns()
     for _ in range(4):
@@ -281,19 +235,3 @@ def test_image_flow_learns_a_pattern() -> None:
         losses.append(float(turn.loss(Batch(x))["bits_per_dim"]))
     assert all(after < before for before, after in pairwise(losses))
     assert losses[-1] < 2.0 < math.log2(17)
-
-
-@pytest.mark.parametrize("kind", ["vector", "image"])
-def test_graphs_repeat_float64_in_onnx_runtime(kind: str) -> None:
-    flow = _vector_flow(dtype=torch.float32) if kind == "vector" else _image_flow(torch.float32)
-    # 1e-4 of a value (features have a deviation of 3), 1e-4 per dimension of a density.
-    allowed = {
-        "x": 3e-4 if kind == "vector" else 1e-4,
-        "pixels": 1,
-        "z": 1e-3,
-        "log_abs_det": 1e-4 * flow.event.size,
-        "log_density": 1e-4 * flow.event.size,
-    }
-    for role in flow.graphs():
-        for output, difference in differences(flow, role, rows=(1, 7, 64, 257)).items():
-            assert difference <= allowed[output], (role, output)

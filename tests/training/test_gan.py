@@ -5,42 +5,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from service.manifest import Event
-from tests.training.exported import differences
-from training.data import Batch, Data
+from tests.training.cases import GAN_CONFIG, features, images
+from training.data import Batch
 from training.family import Turn
-from training.gan import GAN, GANConfig, value
-
-CONFIG = GANConfig(latent=5, width=8, critic_width=8, embedding=4)
-
-
-def images(*, classes: int = 3, rows: int = 48, shape: tuple[int, ...] = (1, 8, 8)) -> Data:
-    """Images whose brightness says their class, so that there is something to learn."""
-    generator = torch.Generator().manual_seed(1)
-    label = torch.arange(rows) % max(classes, 1)
-    x = 0.5 * torch.rand(rows, *shape, generator=generator)
-    x += label.view(-1, 1, 1, 1) / (2 * max(classes, 1))
-    batch = Batch(x, label if classes else None)
-    return Data(
-        train=batch,
-        validation=batch,
-        test=batch,
-        event=Event(kind="image", shape=shape, minimum=0.0, maximum=1.0, levels=256),
-        labels=tuple(map(str, range(classes))) or None,
-        mean=None,
-        std=None,
-        description="made up",
-        sha256="0" * 64,
-    )
-
-
-CASES = {
-    "labelled": images(),
-    "unlabelled": images(classes=0),
-    "coloured": images(shape=(3, 8, 8)),
-    "as large as MNIST": images(shape=(1, 28, 28), rows=6),
-    "of odd size": images(shape=(1, 7, 9)),
-}
+from training.gan import GAN, value
 
 
 def jensen_shannon(p: Normal, q: Normal) -> float:
@@ -96,39 +64,8 @@ def test_a_trained_critic_finds_the_log_ratio_of_two_gaussians() -> None:
     assert (torch.sigmoid(logit(x)) - best).abs().mean() <= 0.02
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_each_turn_reaches_every_parameter_of_its_own_and_no_other(case: str) -> None:
-    torch.manual_seed(0)
-    data = CASES[case]
-    model = GAN(CONFIG, data)
-    assert [turn.name for turn in model.turns()] == ["critic", "generator"]
-    assert sum(len(turn.parameters) for turn in model.turns()) == len(list(model.parameters()))
-    for turn in model.turns():
-        model.zero_grad()
-        turn.loss(data.train)["loss"].backward()
-        own = set(turn.parameters)
-        for name, parameter in model.named_parameters():
-            reached = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
-            assert reached == (parameter in own), (turn.name, name)
-            assert parameter.requires_grad
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_decode_of_many_rows_is_decode_of_each(case: str) -> None:
-    data = CASES[case]
-    model = GAN(CONFIG, data).double().eval()
-    z = torch.randn(4, 5).double()
-    label = torch.tensor([0, 1, 2, 1]) if data.labels else None
-    x = model.decode(z, label)
-    assert x.shape == (4, *data.event.shape)
-    assert ((x >= 0) & (x <= 1)).all()
-    for row in range(4):
-        alone = model.decode(z[row : row + 1], None if label is None else label[row : row + 1])
-        torch.testing.assert_close(alone, x[row : row + 1], rtol=0, atol=1e-12)
-
-
 def test_the_same_noise_makes_another_image_of_another_label() -> None:
-    model = GAN(CONFIG, CASES["labelled"])
+    model = GAN(GAN_CONFIG, images(48, classes=3))
     z = torch.randn(1, 5).expand(3, -1)
     x = model.decode(z, torch.arange(3))
     assert (x[0] - x[1]).abs().max() > 1e-4
@@ -138,31 +75,19 @@ def test_the_same_noise_makes_another_image_of_another_label() -> None:
 def test_a_label_that_is_missing_or_out_of_place_is_refused() -> None:
     z = torch.randn(2, 5)
     with pytest.raises(ValueError, match="expected a label for each z"):
-        GAN(CONFIG, CASES["labelled"]).decode(z)
+        GAN(GAN_CONFIG, images(48, classes=3)).decode(z)
     with pytest.raises(ValueError, match="expected no label"):
-        GAN(CONFIG, CASES["unlabelled"]).decode(z, torch.zeros(2, dtype=torch.int64))
+        GAN(GAN_CONFIG, images()).decode(z, torch.zeros(2, dtype=torch.int64))
 
 
 def test_vectors_are_refused() -> None:
-    x = torch.randn(30, 2)
-    vectors = Data(
-        train=Batch(x),
-        validation=Batch(x),
-        test=Batch(x),
-        event=Event(kind="vector", shape=(2,)),
-        labels=None,
-        mean=x.mean(0).numpy(),
-        std=x.std(0).numpy(),
-        description="made up",
-        sha256="0" * 64,
-    )
     with pytest.raises(ValueError, match="gan expects images"):
-        GAN(CONFIG, vectors)
+        GAN(GAN_CONFIG, features())
 
 
 def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = GAN(CONFIG, CASES["labelled"])
+    model = GAN(GAN_CONFIG, images(48, classes=3))
     label = torch.arange(20) % 3
 
     def perfect(z: Tensor, label: Tensor) -> Tensor:
@@ -180,8 +105,8 @@ def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyP
 
 def test_a_few_rounds_of_the_game_lower_the_score() -> None:
     torch.manual_seed(0)
-    data = CASES["labelled"]
-    model = GAN(CONFIG, data)
+    data = images(48, classes=3)
+    model = GAN(GAN_CONFIG, data)
 
     def move(turn: Turn, optimiser: torch.optim.Optimizer) -> None:
         model.zero_grad()
@@ -197,14 +122,3 @@ def test_a_few_rounds_of_the_game_lower_the_score() -> None:
             move(turn, optimiser)
     with torch.no_grad():
         assert model.score(data.train) < 0.5 * before
-
-
-@pytest.mark.parametrize("case", ["labelled", "unlabelled"])
-def test_exported_decode_agrees_with_float64(case: str) -> None:
-    torch.manual_seed(0)
-    model = GAN(CONFIG, CASES[case])
-    assert set(model.graphs()) == {"decode"}
-    gaps = differences(model, "decode")
-    assert gaps["x"] <= 1e-4
-    # Pixels are whole numbers: rounding may fall on the other side.
-    assert gaps["pixels"] <= 1

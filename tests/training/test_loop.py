@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.training.gaussian import Gaussian, gaussian_data
 from training import loop, progress
-from training.checkpoint import CHECKPOINT, CheckpointRefused, Fit
+from training.checkpoint import CHECKPOINT, CheckpointRefused, Fit, Run
 from training.data import Batch
 from training.family import Turn
 from training.loop import TrainConfig, TrainingFailed, fit, permutation, rate, validate
@@ -140,11 +140,43 @@ def test_validation_leaves_no_trace_and_repeats() -> None:
 def test_validation_weighs_its_chunks_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     class Quiet(Gaussian):
         def score(self, batch: Batch) -> Tensor:
-            return self.nats(batch)["nll"].mean()
+            return self.nats(batch)["nll"].values.mean()
 
     whole = validate(Quiet(), DATA.validation, seed=0)
     monkeypatch.setattr(loop, "VALIDATION_ROWS", 30)
     assert validate(Quiet(), DATA.validation, seed=0) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_checkpoint_holds_the_random_state_of_its_own_gpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int
+) -> None:
+    device, state = torch.device("cuda", index), torch.arange(16, dtype=torch.uint8)
+    restored: list[tuple[Tensor, torch.device]] = []
+    monkeypatch.setattr(Run, "_device", device)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda which: state + which.index)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: restored.append(given))
+    model = Gaussian()
+    run = Run(model, model, {}, tmp_path / CHECKPOINT, "k")
+    run.save()
+    assert run.resume()
+    ((found, where),) = restored
+    assert torch.equal(found, state + index)
+    assert where == device
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_killed_run_on_a_gpu_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"device": "cuda"})
+    straight, killed, resumed = Gaussian(), Gaussian(), Gaussian()
+    train(tmp_path / "straight", straight, config)
+    killed.stop_at = 34
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", killed, config)
+    torch.manual_seed(1234)
+    train(tmp_path / "killed", resumed, config)
+    assert torch.equal(resumed.mean, straight.mean)
 
 
 def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
@@ -231,6 +263,19 @@ def test_pipe_gets_a_line_an_epoch_and_a_long_run_no_more_than_some(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
     assert lines[-1].startswith("epoch 25/25: likelihood ")
+
+
+def test_run_that_patience_ends_has_its_last_line_and_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck(Gaussian):
+        def score(self, batch: Batch) -> Tensor:
+            return torch.ones(())
+
+    monkeypatch.setattr(progress, "LINES", 10)
+    train(tmp_path, Stuck(), CONFIG.model_copy(update={"epochs": 50, "patience": 3}))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("epoch 4/50: ")
+    assert (tmp_path / "samples.png").exists()
 
 
 def test_run_leaves_logs_and_a_picture(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.service.bundles import AFFINE, TILES
+from service.manifest import Density, Event, Interface, Latent
+from tests.service.bundles import AFFINE, TILES, Tiny
 from tests.service.conftest import Client, MakeClient
 
 
 def test_list_says_in_short_what_every_model_is(client: Client) -> None:
     said = client.get("/models").json()
-    assert said["default"] is None
+    assert said["default"] is None  # several, and no setting
     assert [model["name"] for model in said["models"]] == ["affine", "grains", "ppca", "tiles"]
     affine, _, ppca, tiles = said["models"]
+    assert affine["device"] == client.get("/models/affine").json()["device"]
     assert (affine["state"], affine["version"], affine["versions"]) == ("ready", 1, [1])
     assert affine["event"]["features"] == ["left", "right"]
     assert affine["capabilities"] == ["sample", "decode", "encode", "log-density"]
@@ -51,6 +54,55 @@ def test_card_is_served_and_a_missing_picture_is_not_found(client: Client) -> No
     assert card.text == "# A tiny model\n"
     answer = client.get("/models/affine/samples.png")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/affine"])
+def test_head_has_the_headers_of_get(client: Client, path: str) -> None:
+    head = client.request("HEAD", path)
+    assert (head.status_code, head.headers) == (200, client.get(path).headers)
+
+
+@pytest.mark.parametrize(("path", "file"), [("card", "card.md"), ("samples.png", "samples.png")])
+def test_link_that_leads_out_of_the_folder_is_not_followed(
+    make_client: MakeClient, tmp_path: Path, path: str, file: str
+) -> None:
+    folder = AFFINE.publish(tmp_path / "models")
+    secret = tmp_path / "secret"
+    secret.write_text("for the operator alone")
+    (folder / file).unlink(missing_ok=True)
+    (folder / file).symlink_to(secret)
+    answer = make_client(models=tmp_path / "models").get(f"/models/affine/{path}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+def test_default_is_the_model_that_is_used_without_a_name(
+    make_client: MakeClient, models: Path, tmp_path: Path
+) -> None:
+    AFFINE.publish(tmp_path)
+    for client in (make_client(models=tmp_path), make_client(models=models, default_model="ppca")):
+        default = client.get("/models").json()["default"]
+        assert default == client.get("/sample").json()["model"]
+
+
+def test_limit_of_rows_counts_whichever_of_x_and_z_has_more_values(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    weight = np.ones((64, 1), np.float32)
+    sums = Tiny(
+        name="sums",
+        interface=Interface(
+            family="gan",
+            event=Event(kind="vector", shape=(1,)),
+            latent=Latent(shape=(64,)),
+            density=Density(kind="none", estimator=None),
+        ),
+        nodes={"decode": "x = MatMul(z, weight)"},
+        constants={"weight": weight},
+        references={"decode": lambda z: {"x": z.astype(float) @ weight}},
+    )
+    sums.publish(tmp_path)
+    client = make_client(models=tmp_path, max_values=1024)
+    assert client.get("/models/sums").json()["limits"]["n"] == 16
 
 
 def test_refused_versions_are_told_with_their_reasons(

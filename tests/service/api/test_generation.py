@@ -203,7 +203,7 @@ def test_limit_names_n_and_the_most(make_client: MakeClient) -> None:
     assert client.get("/models/tiles").json()["limits"]["n"] == 64
 
 
-def test_address_with_seed_and_version_may_be_kept_for_ever(client: Client) -> None:
+def test_address_with_model_version_and_seed_may_be_kept_for_ever(client: Client) -> None:
     query = {"model": "tiles", "seed": 7, "version": 1}
     answer = client.get("/sample", params=query)
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
@@ -212,6 +212,25 @@ def test_address_with_seed_and_version_may_be_kept_for_ever(client: Client) -> N
     only_seed = client.get("/sample", params={"model": "tiles", "seed": 7})
     assert only_seed.headers["cache-control"] == "no-cache"
     assert only_seed.headers["etag"] == tag
+
+
+def test_address_without_its_model_is_to_be_revalidated(make_client: MakeClient) -> None:
+    client = make_client(default_model="tiles")
+    answer = client.get("/sample", params={"seed": 7, "version": 1})
+    assert answer.headers["cache-control"] == "no-cache"
+    assert "etag" in answer.headers
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/json"])
+def test_head_has_the_headers_of_get(client: Client, accept: str) -> None:
+    query = {"model": "tiles", "seed": 7, "version": 1, "n": 4}
+    headers = {"Accept": accept}
+    head = client.request("HEAD", "/sample", params=query, headers=headers)
+    get = client.get("/sample", params=query, headers=headers)
+    assert head.status_code == 200
+    assert head.headers == get.headers
+    known = headers | {"If-None-Match": get.headers["etag"]}
+    assert client.request("HEAD", "/sample", params=query, headers=known).status_code == 304
 
 
 def test_tag_differs_with_whatever_changes_the_bytes(client: Client) -> None:

@@ -189,7 +189,29 @@ def test_draws_are_limited_by_rows_times_draws(make_client: MakeClient) -> None:
         assert "5 x 21" in answer.json()["detail"]
 
 
-def test_impossible_event_has_a_density_that_json_can_say(client: Client) -> None:
+def test_code_without_draws_is_limited_by_its_values_alone(make_client: MakeClient) -> None:
+    client = make_client(max_draws=1, max_values=1024)
+    x = np.zeros((513, 2)).tolist()
+    assert client.post("/encode", json={"model": "affine", "x": x[:512]}).status_code == 200
+    answer = client.post("/encode", json={"model": "affine", "x": x})
+    assert (answer.status_code, answer.json()["field"]) == (422, "x")
+    assert "at most 512 rows of affine" in answer.json()["detail"]
+
+
+def test_event_beyond_the_model_is_named_and_not_our_fault(client: Client) -> None:
+    x = [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 3e38]]
+    answer = client.post("/encode", json={"model": "affine", "x": x})
+    assert (answer.status_code, answer.json()["code"]) == (422, "input_invalid")
+    assert answer.json()["field"] == "x"
+    assert "row 3 is too large for affine: the answer is not a number" in answer.json()["detail"]
+
+
+def test_impossible_event_has_a_bound_that_json_can_say(client: Client) -> None:
+    said = client.post("/elbo", json={"model": "ppca", "x": [[3e38, 0, 0]], "seed": 0}).json()
+    assert (said["elbo"], said["standard_error"]) == (["-Infinity"], [None])
+
+
+def test_impossible_event_has_a_density_has_a_density_that_json_can_say(client: Client) -> None:
     said = client.post("/log-density", json={"model": "affine", "x": [[3e38, 0]]}).json()
     assert (said["log_density"], said["bits_per_dim"]) == (["-Infinity"], ["Infinity"])
 

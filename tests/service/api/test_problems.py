@@ -52,7 +52,7 @@ def test_unknown_address_is_a_problem(client: Client) -> None:
 def test_wrong_method_is_told_the_right_ones(client: Client) -> None:
     answer = client.request("DELETE", "/sample")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET, POST"
+    assert answer.headers["allow"] == "GET, HEAD, POST"
     assert client.get("/encode").headers["allow"] == "POST"
     assert client.post("/livez").headers["allow"] == "GET, HEAD"
     assert client.post("/web/index.html").headers["allow"] == "GET"

@@ -1,0 +1,136 @@
+"""The table of cases: a tiny model of every kind, beside data that it can learn from.
+
+A new family adds its own here, and the laws of `test_laws.py` run over them.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.manifest import Event
+from training.data import Batch, Data
+from training.family import Family
+from training.flow import Flow, FlowConfig
+from training.gan import GAN, GANConfig
+from training.vae import VAE, VAEConfig
+
+FLOW = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
+VAE_OF_IMAGES = VAEConfig(latent=3, width=4)
+VAE_OF_FEATURES = VAEConfig(observation="normal", scale="per-feature", latent=3, width=8, depth=2)
+GAN_CONFIG = GANConfig(latent=5, width=8, critic_width=8, embedding=4)
+
+
+def of(
+    x: Tensor,
+    event: Event | None = None,
+    *,
+    label: Tensor | None = None,
+    mean: np.ndarray | None = None,
+    std: np.ndarray | None = None,
+) -> Data:
+    """Return rows as all three splits; without an event they are features, of these moments."""
+    if event is None:
+        mean = x.mean(0).numpy() if mean is None else mean
+        std = x.std(0).numpy() if std is None else std
+    batch = Batch(x, label)
+    return Data(
+        train=batch,
+        validation=batch,
+        test=batch,
+        event=event or Event(kind="vector", shape=(x.shape[1],)),
+        labels=None if label is None else tuple(map(str, range(int(label.max()) + 1))),
+        mean=mean,
+        std=std,
+        description="made up",
+        sha256="0" * 64,
+    )
+
+
+def images(
+    rows: int = 40, *, shape: tuple[int, ...] = (1, 8, 8), levels: int = 17, classes: int = 0
+) -> Data:
+    """Return images on their grey levels; with classes, their brightness says which."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(rows, *shape, generator=generator)
+    label = None
+    if classes:
+        label = torch.arange(rows) % classes
+        x = (x + label.view(-1, 1, 1, 1) / classes) / 2
+    x = (x * (levels - 1)).round() / (levels - 1)
+    event = Event(kind="image", shape=shape, minimum=0.0, maximum=1.0, levels=levels)
+    return of(x, event, label=label)
+
+
+def vectors(*, mean: np.ndarray, std: np.ndarray, rows: int = 40) -> Data:
+    """Return independent normal features."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(rows, len(mean), generator=generator, dtype=torch.float64)
+    x = torch.as_tensor(mean) + torch.as_tensor(std) * noise
+    return of(x.float(), mean=mean, std=std)
+
+
+def features() -> Data:
+    """Return three features of very different sizes."""
+    return vectors(mean=np.array([1.0, -50.0, 3.0]), std=np.array([0.25, 8.0, 1.0]))
+
+
+def shaken(flow: Flow, scale: float = 0.3) -> Flow:
+    """Return the flow with random weights in place of the identity it starts as."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            inputs = math.prod(parameter.shape[1:])
+            parameter.add_(scale * torch.randn_like(parameter) / inputs**0.5)
+    return flow
+
+
+def _vae(config: VAEConfig, data: Data) -> tuple[Family, Data]:
+    return VAE(config, data), data
+
+
+def _flow(data: Data) -> tuple[Family, Data]:
+    return shaken(Flow(FLOW, data)), data
+
+
+def _gan(data: Data, config: GANConfig = GAN_CONFIG) -> tuple[Family, Data]:
+    return GAN(config, data), data
+
+
+R1 = GAN_CONFIG.model_copy(update={"regulariser": "r1"})
+GREYS = VAE_OF_IMAGES.model_copy(update={"observation": "normal"})
+
+CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
+    "vae of binary images": lambda: _vae(VAE_OF_IMAGES, images()),
+    "vae of binary images of odd size": lambda: _vae(VAE_OF_IMAGES, images(shape=(3, 7, 6))),
+    "vae of grey images": lambda: _vae(GREYS, images()),
+    "vae of features": lambda: _vae(VAE_OF_FEATURES, features()),
+    "flow of images": lambda: _flow(images()),
+    "flow of features": lambda: _flow(features()),
+    "flow of two features": lambda: _flow(vectors(mean=np.zeros(2), std=np.ones(2))),
+    "gan with labels": lambda: _gan(images(classes=3)),
+    "gan without labels": lambda: _gan(images()),
+    "gan with r1": lambda: _gan(images(classes=3), R1),
+    "gan in colour": lambda: _gan(images(shape=(3, 8, 8), classes=3)),
+    "gan of MNIST's size": lambda: _gan(images(6, shape=(1, 28, 28), classes=3)),
+    "gan of odd size": lambda: _gan(images(shape=(1, 7, 9), classes=3)),
+}
+
+EXPORTED = (
+    "vae of binary images",
+    "vae of features",
+    "flow of images",
+    "flow of features",
+    "gan with labels",
+    "gan without labels",
+)
+"""Those whose graphs the suite exports, which takes seconds: one of each kind."""
+
+
+def case(label: str) -> tuple[Family, Data]:
+    """Return a case's model in evaluation mode, the same each time, and its data."""
+    torch.manual_seed(0)
+    family, data = CASES[label]()
+    return family.eval(), data
