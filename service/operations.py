@@ -47,9 +47,10 @@ def require(manifest: Manifest, operation: Operation) -> None:
     """
     offered = capabilities(manifest)
     if operation not in offered:
+        implicit = manifest.density.kind == "none" and operation in ("log-density", "elbo")
+        why = "is an implicit model and has no density" if implicit else f"cannot {operation}"
         raise CapabilityMissing(
-            f"{manifest.name} has no graph for {operation}. It can: {', '.join(offered)}.",
-            field="model",
+            f"{manifest.name} {why}. It can: {', '.join(offered)}.", field="model"
         )
 
 
