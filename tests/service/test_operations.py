@@ -178,7 +178,9 @@ def test_capabilities_are_those_of_the_graphs() -> None:
         "ppca": ["sample", "decode", "encode", "log-density", "elbo"],
         "tiles": ["sample", "decode"],
     }
-    with pytest.raises(CapabilityMissing, match=r"implicit model and has no density\. It can: sample, dec"):
+    with pytest.raises(
+        CapabilityMissing, match=r"implicit model and has no density\. It can: sample, dec"
+    ):
         operations.require(bundles.TILES.manifest(bundles.TILES.files()), "log-density")
 
 
