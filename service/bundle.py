@@ -21,7 +21,7 @@ import onnx
 from pydantic import ValidationError
 
 from service.errors import BundleInvalid
-from service.manifest import Graph, Manifest, Role, TensorSpec
+from service.manifest import Manifest, Role, TensorSpec
 from service.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,21 @@ def read(folder: Path) -> Bundle:
             field="name",
         )
     hashes = {graph.file: graph.sha256 for graph in manifest.graphs.values()}
+    for role, graph in manifest.graphs.items():
+        if graph.sha256 != hashes[graph.file]:
+            raise BundleInvalid(
+                f"{folder / MANIFEST}: graphs.{role}.sha256 differs from that of another role of "
+                f"{graph.file}.",
+                field=f"graphs.{role}.sha256",
+            )
     hashes[manifest.golden.file] = manifest.golden.sha256
     files = {name: _read_file(folder, name, sha256=sha256) for name, sha256 in hashes.items()}
     bundle = Bundle(folder, manifest, files)
     for role, graph in manifest.graphs.items():
-        _check_graph(bundle.graph(role), graph, where=f"{folder / graph.file}")
+        shared = [other for other in manifest.graphs.values() if other.file == graph.file]
+        outputs = {spec.name: spec for other in shared for spec in other.outputs}
+        where = f"{folder / graph.file}"
+        _check_graph(bundle.graph(role), graph.inputs, tuple(outputs.values()), where=where)
     _check_golden(bundle)
     return bundle
 
@@ -207,24 +217,31 @@ def _read_file(folder: Path, name: str, *, sha256: str) -> bytes:
     return data
 
 
-def _check_graph(data: bytes, graph: Graph, *, where: str) -> None:
+def _check_graph(
+    data: bytes,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    *,
+    where: str,
+) -> None:
+    """Pass if a file holds a graph with exactly these tensors, the outputs of all its roles."""
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own class differs between its implementations
-        raise BundleInvalid(f"{where}: not an ONNX file ({error}).", field=graph.file) from error
+        raise BundleInvalid(f"{where}: not an ONNX file ({error}).", field="graphs") from error
     _refuse_noise_and_outside_files(model, where=where)
     fed = {tensor.name for tensor in model.graph.input}
     fed -= {tensor.name for tensor in model.graph.initializer}
     for side, values, specs in (
-        ("inputs", [v for v in model.graph.input if v.name in fed], graph.inputs),
-        ("outputs", list(model.graph.output), graph.outputs),
+        ("inputs", [v for v in model.graph.input if v.name in fed], inputs),
+        ("outputs", list(model.graph.output), outputs),
     ):
         actual = sorted(map(_describe, values))
         expected = sorted(f"{spec.name} {_erase_names(spec)}" for spec in specs)
         if actual != expected:
             raise BundleInvalid(
                 f"{where}: its {side} are {actual}; the manifest says {expected}.",
-                field=graph.file,
+                field="graphs",
             )
 
 

@@ -55,7 +55,7 @@ class Tolerance(Frozen):
 
 
 class Graph(Frozen):
-    """One ONNX file and what it promises."""
+    """What one role computes: an ONNX file, which roles of the same inputs may share."""
 
     file: FileName
     sha256: Digest

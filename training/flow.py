@@ -134,12 +134,18 @@ class Flow(Family):
         z, log_abs_det = self.network(x)
         return z, before + log_abs_det
 
+    def encode_and_log_density(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Return z, log |det dz/dx| and log p(x), of which the last costs next to nothing."""
+        z, log_abs_det = self.encode(x, noise)
+        return z, log_abs_det, normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
+
     def log_density(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
     ) -> Float[Tensor, " batch"]:
         """Return log p(x) in nats; for an image one draw, whose exp averages to P(image)."""
-        z, log_abs_det = self.encode(x, noise)
-        return normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
+        return self.encode_and_log_density(x, noise)[2]
 
     def decode(
         self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
@@ -149,12 +155,12 @@ class Flow(Family):
         return x if self.dequantise is None else self.dequantise.inverse(x)
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode, encode and log_density."""
-        decode = Call(self, "decode")
+        """Return decode, and one graph for both encode and log_density."""
+        decode, judge = Call(self, "decode"), Call(self, "encode_and_log_density")
         return {
             "decode": decode if self.dequantise is None else Pixels(decode),
-            "encode": Call(self, "encode"),
-            "log_density": Call(self, "log_density"),
+            "encode": judge,
+            "log_density": judge,
         }
 
     def _noise(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."] | None:
