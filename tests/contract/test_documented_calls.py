@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.contract.test_shipped_bundles import MODELS
@@ -28,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 def examples(language: str) -> Iterator[tuple[str, str | None]]:
     """Yield the README's blocks that call the service, with what is said to come out."""
-    fence = re.compile(r"```(sh|python)\n(.*?)```\n(?:```text\n(.*?)```)?", re.DOTALL)
+    fence = re.compile(r"```(sh|python)\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
     for found in fence.finditer(README.read_text()):
         name, code, output = found.groups()
         if name == language and ("curl " in code or name == "python"):
@@ -63,3 +64,6 @@ def test_printed_python_calls_answer_what_is_printed(server: Process) -> None:
         with contextlib.redirect_stdout(output):
             exec(compile(local, str(README), "exec"), names)
         assert_alike(output.getvalue(), printed or "")
+    api = names["api"]
+    assert isinstance(api, httpx.Client)
+    api.close()

@@ -126,7 +126,13 @@ def test_a_flow_returns_to_where_it_began(shipped: tuple[Bundle, Engine]) -> Non
     x = _on_levels(asyncio.run(operations.sample(engine, n=64, seed=3))["x"], event)
     z = asyncio.run(operations.encode(engine, x, draws=None, seed=0))["z"]
     again = asyncio.run(operations.decode(engine, z))["x"]
-    np.testing.assert_allclose(_on_levels(again, event), x, atol=1e-4)
+    if event.levels is None:
+        np.testing.assert_allclose(again, x, atol=1e-4)
+        return
+    # Noise right at the edge of a grey level may fall over it: to the next, and rarely.
+    steps = np.round(np.abs(_on_levels(again, event) - x) * (event.levels - 1))
+    assert steps.max() <= 1
+    assert steps.mean() < 1e-3
 
 
 def _on_levels(x: Array, event: Event) -> Array:
