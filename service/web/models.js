@@ -31,13 +31,14 @@ const ABILITIES = {
 };
 
 /**
- * Return the model to open with, where the service names none: the one whose samples are largest,
- * the first of them.
+ * Return the model to open with, where the service names none: the one whose samples are largest;
+ * of equals one that can be asked for a label, then the first.
  * @param {Model[]} models
  * @returns {Model | undefined}
  */
 export function firstToShow(models) {
-  const size = (/** @type {Model} */ model) => model.event.shape.reduce((a, b) => a * b, 1);
+  const size = (/** @type {Model} */ model) =>
+    model.event.shape.reduce((a, b) => a * b, 1) + (model.labels ? 0.5 : 0);
   const ready = models.filter((model) => model.state === "ready");
   return ready.find((model) => ready.every((other) => size(other) <= size(model)));
 }
