@@ -12,7 +12,8 @@ import io
 import logging
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from service.manifest import (
     Tolerance,
 )
 from service.tensors import Array
+from training.family import outputs_of
 from training.measure import measured
 
 OPSET = 20
@@ -85,26 +87,13 @@ def build(
     described: dict[Role, Graph] = {}
     files: dict[str, bytes] = {}
     golden: dict[str, Array] = {}
-    for roles, trained in _by_module(graphs):
-        module = copy.deepcopy(trained).cpu().float().eval().requires_grad_(False)
-        signatures = {role: interface.signature(role) for role in roles}
-        inputs = signatures[roles[0]][0]
-        outputs = tuple(spec for role in roles for spec in signatures[role][1])
-        data = files[file := f"{roles[0]}.onnx"] = to_onnx(module, inputs, outputs)
-        feeds = _feeds(roles[0], module, interface, events)
-        vectors = feeds | _answers(module, feeds, outputs, torch.float64)
-        tolerances = _tolerances(
-            interface, vectors, _answers(module, feeds, outputs, torch.float32)
+    for roles, module in _by_module(graphs):
+        exported = _export(
+            roles, module, outputs_of(graphs, interface, roles[0]), interface, events
         )
-        for role, (_, own) in signatures.items():
-            golden |= {f"{role}.{s.name}": vectors[s.name] for s in (*inputs, *own)}
-            described[role] = Graph(
-                file=file,
-                sha256=bundle.digest(data),
-                inputs=inputs,
-                outputs=own,
-                tolerance={spec.name: tolerances[spec.name] for spec in own},
-            )
+        described |= exported.graphs
+        files[f"{roles[0]}.onnx"] = exported.data
+        golden |= exported.golden
     files["golden.npz"] = _npz(golden)
     manifest = Manifest(
         **dict(interface),
@@ -233,6 +222,46 @@ def _stripped(model: onnx.ModelProto) -> bytes:
             node.doc_string = ""
             bodies += [a.g for a in node.attribute if a.HasField("g")]
     return bytes(model.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """One module as a file, the graphs that name it, and their golden vectors."""
+
+    data: bytes
+    graphs: dict[Role, Graph]
+    golden: dict[str, Array]
+
+
+def _export(
+    roles: Sequence[Role],
+    trained: nn.Module,
+    outputs: tuple[TensorSpec, ...],
+    interface: Interface,
+    events: Array,
+) -> _Exported:
+    """Return a module exported for all of its roles, with what each is held to."""
+    module = copy.deepcopy(trained).cpu().float().eval().requires_grad_(False)
+    inputs, _ = interface.signature(roles[0])
+    data = to_onnx(module, inputs, outputs)
+    feeds = _feeds(roles[0], module, interface, events)
+    reference = _answers(module, feeds, outputs, torch.float64)
+    single = _answers(module, feeds, outputs, torch.float32)
+    tolerances = _tolerances(interface, reference, single)
+    vectors = feeds | reference
+    graphs: dict[Role, Graph] = {}
+    golden: dict[str, Array] = {}
+    for role in roles:
+        _, own = interface.signature(role)
+        golden |= {f"{role}.{spec.name}": vectors[spec.name] for spec in (*inputs, *own)}
+        graphs[role] = Graph(
+            file=f"{roles[0]}.onnx",
+            sha256=bundle.digest(data),
+            inputs=inputs,
+            outputs=own,
+            tolerance={spec.name: tolerances[spec.name] for spec in own},
+        )
+    return _Exported(data, graphs, golden)
 
 
 def _by_module(graphs: Mapping[Role, nn.Module]) -> Iterator[tuple[list[Role], nn.Module]]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from service.manifest import Interface, Role
+from service.manifest import Interface, Role, TensorSpec
 from training.data import Batch
 
 
@@ -90,7 +90,17 @@ class Family(nn.Module, ABC):
 
         Its forward takes the inputs of `interface.signature(role)` in that order and returns a
         tuple of the outputs in that order. It draws no random numbers and works in any dtype.
+        Roles of the same inputs may have one module, which returns the outputs of all of them,
+        see `outputs_of`.
         """
+
+
+def outputs_of(
+    graphs: Mapping[Role, nn.Module], interface: Interface, role: Role
+) -> tuple[TensorSpec, ...]:
+    """Return what a role's module returns: the outputs of every role that has this module."""
+    sharing = (other for other, module in graphs.items() if module is graphs[role])
+    return tuple(spec for other in sharing for spec in interface.signature(other)[1])
 
 
 class Call(nn.Module):

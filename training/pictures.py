@@ -15,7 +15,7 @@ from PIL import Image
 
 from training.checkpoint import Epoch
 from training.data import Batch
-from training.family import Family
+from training.family import Family, outputs_of
 from training.sampling import sample
 
 COLUMNS = 8
@@ -115,8 +115,10 @@ def _heat_map(
         torch.linspace(float(start), float(end), GRID) for start, end in zip(low, high, strict=True)
     )
     points = torch.cartesian_prod(across, up).to(device)
-    log_density = model.graphs()["log_density"]
-    nats = torch.cat([log_density(part)[0] for part in points.split(4096)])
+    graphs = model.graphs()
+    names = [spec.name for spec in outputs_of(graphs, model.interface, "log_density")]
+    which = names.index("log_density")
+    nats = torch.cat([graphs["log_density"](part)[which] for part in points.split(4096)])
     density = nats.exp().reshape(GRID, GRID).T.cpu().numpy()
     image = axes.imshow(
         density,

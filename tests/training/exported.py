@@ -10,15 +10,16 @@ from torch import Tensor
 from service.manifest import Role, TensorSpec
 from service.runtime import onnxruntime
 from training.export import to_onnx
-from training.family import Family
+from training.family import Family, outputs_of
 
 
 def differences(
     family: Family, role: Role, *, rows: tuple[int, ...] = (1, 7, 64), draws: int = 3
 ) -> dict[str, float]:
     """Return, by output, the largest |ONNX Runtime - float64| over batches of these sizes."""
-    graph = copy.deepcopy(family).eval().requires_grad_(False).graphs()[role]
-    inputs, outputs = family.interface.signature(role)
+    graphs = copy.deepcopy(family).eval().requires_grad_(False).graphs()
+    graph, outputs = graphs[role], outputs_of(graphs, family.interface, role)
+    inputs, _ = family.interface.signature(role)
     file = to_onnx(graph, inputs, outputs)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     unused = {weight.name for weight in onnx.load_from_string(file).graph.initializer}
