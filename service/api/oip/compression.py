@@ -1,0 +1,82 @@
+"""Bodies that are compressed on the wire: gzip, and the zlib format that HTTP calls deflate."""
+
+import zlib
+from collections.abc import Iterable
+from typing import Literal, cast, get_args
+
+from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestMalformed
+
+Encoding = Literal["gzip", "deflate"]
+
+WORTHWHILE_BYTES = 1024
+"""A shorter answer fits a packet or two as it is (a guess)."""
+LEVEL = 1
+"""Floats hardly shrink, and the higher levels take several times as long to find that out."""
+
+_WINDOW: dict[Encoding, int] = {"gzip": 31, "deflate": 15}
+
+
+def expand(body: bytes, encoding: str, *, limit: int) -> bytes:
+    """Return what was compressed.
+
+    Args:
+        body: As it came.
+        encoding: The header Content-Encoding.
+        limit: Most bytes of the result. No more than that is ever made.
+
+    Raises:
+        MediaTypeUnsupported: Neither gzip nor deflate.
+        RequestMalformed: Broken, cut short, or followed by something else.
+        BodyTooLarge: The result is longer than the limit.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in get_args(Encoding):
+        raise MediaTypeUnsupported(
+            f"The body is compressed by {encoding[:40]}; gzip and deflate are read here."
+        )
+    stream = zlib.decompressobj(_WINDOW[cast(Encoding, name)])
+    try:
+        expanded = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RequestMalformed(f"The body is not {name}: {error}.") from error
+    if len(expanded) > limit:
+        raise BodyTooLarge(f"The body expands to more than {limit} bytes. Send fewer rows.")
+    if not stream.eof or stream.unused_data:
+        raise RequestMalformed(f"The body is not one whole {name} stream.")
+    return expanded
+
+
+def compress(parts: Iterable[bytes | memoryview], encoding: Encoding) -> bytes:
+    """Return the parts of a body as one compressed stream."""
+    stream = zlib.compressobj(LEVEL, zlib.DEFLATED, _WINDOW[encoding])
+    return b"".join([*map(stream.compress, parts), stream.flush()])
+
+
+def choose(accepted: str) -> Encoding | None:
+    """Return what the header Accept-Encoding likes best; None to send the body as it is.
+
+    Of equals gzip comes first, and what is not compressed last: who names a compression
+    wants it (RFC 9110, section 12.5.3).
+    """
+    quality: dict[str, float] = {}
+    for item in accepted.split(","):
+        name, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality[name] = _q(parameters)
+    best = max(get_args(Encoding), key=lambda name: quality.get(name, 0.0))
+    liked = quality.get(best, 0.0)
+    if liked == 0.0 or liked < quality.get("identity", 0.0):
+        return None
+    return cast(Encoding, best)
+
+
+def _q(parameters: Iterable[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0

@@ -1,0 +1,237 @@
+"""Inference: the tensors of a call, checked as the native API checks them, and their answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from service import noise, operations, tensors
+from service.api import context
+from service.api.bodies import in_thread
+from service.api.context import Context
+from service.api.oip import parameters
+from service.api.oip.models import ROWS, SAMPLE, Served
+from service.api.oip.parameters import Estimated, Sampled, Seeded
+from service.api.oip.wire import Call
+from service.engine import Engine
+from service.errors import InputInvalid, NotANumber
+from service.feeds import Draws, Noise, Source
+from service.manifest import Manifest, TensorSpec
+from service.noise import Stream
+from service.operations import DEFAULT_DRAWS, Extra, Picture
+from service.tensors import Array
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call found.
+
+    Args:
+        arrays: At least the outputs that the call wants.
+        rows: How many events it was about.
+        seed: Of the noise, if the service made any.
+        start: First row, of samples.
+    """
+
+    arrays: Mapping[str, Array]
+    rows: int
+    seed: int | None
+    start: int | None = None
+
+
+async def infer(here: Context, served: Served, call: Call) -> Outcome:
+    """Return what a model answers.
+
+    Cancelling the caller drops the rows that have not begun.
+
+    Raises:
+        InputInvalid: A tensor or parameter is missing, unknown, or of the wrong shape or range.
+        CapabilityMissing: The model cannot do that, whatever the input.
+        EngineFailed: The graph failed.
+    """
+    said = parameters.read(served.parameters, call.parameters)
+    if served.task == SAMPLE:
+        return await _sample(here, served.engine, call, cast(Sampled, said))
+    size = sum(array.nbytes for array in call.inputs.values())
+    given = await in_thread(size, _check_inputs, served, call.inputs)
+    field, array = next(iter(given.items()))
+    rows = len(array)
+    here.check_values(served.engine, rows, field=field)
+    feeds: dict[str, Array | Source] = {**given}
+    seed = _fill(here, served, feeds, rows=rows, said=said)
+    wanted = {each.name for each in call.outputs}
+    # Pixels are integers and hide a NaN; the x that they are made of does not.
+    asked = sorted(wanted | {"x"} if "pixels" in wanted else wanted)
+    try:
+        answer = await served.engine.run(served.task, feeds, asked)
+    except NotANumber as error:
+        raise InputInvalid(
+            f"field '{field}': row {error.row} is too large for {served.name}: the answer is not "
+            "a number. Send values of the size of what it was trained on.",
+            field=field,
+        ) from error
+    return Outcome(answer, rows, seed)
+
+
+async def _sample(here: Context, engine: Engine, call: Call, said: Sampled) -> Outcome:
+    n = _rows_wanted(call, said)
+    here.check_values(engine, n, field="n")
+    if said.start + n > noise.ROWS:
+        raise InputInvalid(
+            f"parameter 'start': the last row of a seed is {noise.ROWS - 1}; got {said.start} + "
+            f"{n} rows.",
+            field="start",
+        )
+    seed = context.seed_or_new(said.seed)
+    wanted = [each.name for each in call.outputs]
+    extras = [cast(Extra, name) for name in ("z", "label") if name in wanted]
+
+    # z and label come with one of the two.
+    both: tuple[Picture, ...] = ("x", "pixels")
+    drawing = operations.Drawing(
+        n=n,
+        seed=seed,
+        start=said.start,
+        label=said.label,
+        temperature=said.temperature,
+        observation=said.observation,
+        include=extras,
+        outputs=[name for name in both if name in wanted] or ["x"],
+    )
+    arrays = await operations.sample(engine, drawing)
+    return Outcome(arrays, n, seed, said.start)
+
+
+def _rows_wanted(call: Call, said: Sampled) -> int:
+    rows = call.inputs.get(ROWS.name)
+    if rows is None:
+        return said.n or 1
+    if rows.ndim != 2 or rows.shape[1] != 1 or len(rows) == 0:
+        raise InputInvalid(
+            f"input '{ROWS.name}': expected shape (n, 1); got {tuple(rows.shape)}.",
+            field=ROWS.name,
+        )
+    if said.n not in (None, len(rows)):
+        raise InputInvalid(
+            f"input '{ROWS.name}' has {len(rows)} rows, parameter 'n' says {said.n}. Say it once.",
+            field="n",
+        )
+    return len(rows)
+
+
+def _check_inputs(served: Served, given: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what the graph is fed of what was given, every value checked.
+
+    Raises:
+        InputInvalid: One is missing, or wrong, or they have different numbers of rows.
+    """
+    signature, manifest = served.signature, served.engine.manifest
+    missing = [
+        spec.name
+        for spec in signature.inputs
+        if spec.name not in given and spec.name not in signature.optional
+    ]
+    if missing:
+        raise InputInvalid(
+            f"input '{missing[0]}': it is missing. {served.name} needs "
+            + ", ".join(f"{spec.name} {spec.describe()}" for spec in signature.inputs)
+            + ".",
+            field=missing[0],
+        )
+    feeds = {
+        spec.name: _check(manifest, spec, given[spec.name])
+        for spec in signature.inputs
+        if spec.name in given
+    }
+    lengths = {name: len(array) for name, array in feeds.items()}
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"{name} {rows}" for name, rows in lengths.items())
+        raise InputInvalid(f"The inputs have different numbers of rows: {listing}.")
+    return feeds
+
+
+def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
+    """Return an input of a graph with its shape and every value checked."""
+    if spec.dtype == "int64":
+        return _check_label(manifest, spec, array)
+    shape = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
+    if "draws" in spec.shape:
+        shape.insert(0, _check_draws(spec, array))
+    minimum = maximum = None
+    if spec.noise == "uniform":
+        minimum, maximum = 0.0, float(noise.BELOW_ONE)
+    elif spec.name == "x":
+        minimum, maximum = manifest.event.minimum, manifest.event.maximum
+    return tensors.check(array, field=spec.name, shape=shape, minimum=minimum, maximum=maximum)
+
+
+def _check_label(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
+    """Return labels that are in range. A graph would take -1 for the last one."""
+    if array.ndim != 1 or len(array) == 0:
+        raise InputInvalid(
+            f"field '{spec.name}': expected shape (n,); got {tuple(array.shape)}.", field=spec.name
+        )
+    classes = len(manifest.labels or ())
+    outside = (array < 0) | (array >= classes)
+    if outside.any():
+        raise InputInvalid(
+            f"field '{spec.name}': expected 0 to {classes - 1} "
+            f"({', '.join(manifest.labels or ())}); got {array[outside][0]}.",
+            field=spec.name,
+        )
+    return np.ascontiguousarray(array)
+
+
+def _check_draws(spec: TensorSpec, array: Array) -> int:
+    """Return how many draws there are, if the array has such an axis and any on it."""
+    draws: int = array.shape[spec.shape.index("draws")]
+    if not draws:
+        raise InputInvalid(
+            f"field '{spec.name}': expected at least one draw; got none.", field=spec.name
+        )
+    return draws
+
+
+def _fill(
+    here: Context, served: Served, feeds: dict[str, Array | Source], *, rows: int, said: object
+) -> int | None:
+    """Add the noise that was left out. Return its seed, None if there is none to add.
+
+    Raises:
+        InputInvalid: There are too many draws, or both noise and what to make it of was sent.
+    """
+    noisy = next((spec for spec in served.signature.inputs if spec.noise), None)
+    if noisy is None or not isinstance(said, Seeded):
+        return None
+    draws = said.draws if isinstance(said, Estimated) else None
+    sent = feeds.get(noisy.name)
+    if isinstance(sent, np.ndarray):
+        for name, value in (("seed", said.seed), ("draws", draws)):
+            if value is not None:
+                raise InputInvalid(
+                    f"parameter '{name}': '{noisy.name}' itself was sent. Send one or the other.",
+                    field=name,
+                )
+        if isinstance(said, Estimated):
+            here.check_draws(rows, sent.shape[1])
+        return None
+    if isinstance(said, Estimated):
+        draws = draws or DEFAULT_DRAWS
+        here.check_draws(rows, draws)
+    seed = context.seed_or_new(said.seed)
+    feeds[noisy.name] = _noise(served, noisy, seed=seed, draws=draws or 1)
+    return seed
+
+
+def _noise(served: Served, spec: TensorSpec, *, seed: int, draws: int) -> Source:
+    """Return the noise of rows 0, 1, ... of a seed: what the native API takes for them."""
+    manifest = served.engine.manifest
+    is_normal = spec.noise == "normal"
+    match served.task:
+        case "observe":
+            return Noise(seed, Stream.OBSERVATION, manifest.event.shape, is_normal=is_normal)
+        case "elbo":
+            return Draws(seed, Stream.POSTERIOR, manifest.latent.shape, draws=draws)
+        case _:
+            return Draws(seed, Stream.DEQUANTISATION, manifest.event.shape, is_normal=is_normal)

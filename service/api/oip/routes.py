@@ -1,0 +1,196 @@
+"""The Open Inference Protocol V2 over REST: /v2. What it serves: docs/inference-protocol.md."""
+
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import bodies, context, health
+from service.api.bodies import JSON, in_thread
+from service.api.oip import compression, inference, models, wire
+from service.api.oip.inference import Outcome
+from service.api.oip.models import Served
+from service.api.oip.statistics import Statistics
+from service.errors import RequestMalformed
+
+router = APIRouter(prefix="/v2", include_in_schema=False)
+
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+HEADER_LENGTH = "Inference-Header-Content-Length"
+OCTETS = "application/octet-stream"
+
+
+@router.get("")
+@router.get("/")
+async def server() -> Response:
+    """Return what this server is and can."""
+    about = {"name": "pushforward", "version": version("pushforward"), "extensions": EXTENSIONS}
+    return _json(about)
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """Return 200 as long as the event loop turns."""
+    return _json({"live": True})
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> Response:
+    """Return 200 once every model was tried and at least one is served."""
+    await health.readyz(request)
+    # The specification's own example says `live` here; KServe and its client say `ready`.
+    return _json({"live": True, "ready": True})
+
+
+@router.get("/models")
+async def names(request: Request) -> Response:
+    """Return the names of what is served, as KServe does."""
+    served = models.ready(context.of(request).repository)
+    return _json({"models": [each.name for each in served]})
+
+
+@router.get("/models/stats")
+async def all_statistics(request: Request) -> Response:
+    """Return the counts of every model."""
+    served = models.ready(context.of(request).repository)
+    counted = _statistics(request)
+    return _json({"model_stats": [counted.of(each).said(each) for each in served]})
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{version}")
+async def metadata(request: Request) -> Response:
+    """Return the tensors of a model."""
+    return _json(models.metadata(_find(request)))
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{version}/ready")
+async def model_ready(request: Request) -> Response:
+    """Return 200 if a model is served."""
+    return _json({"name": _find(request).name, "ready": True})
+
+
+@router.get("/models/{name}/config")
+@router.get("/models/{name}/versions/{version}/config")
+async def configuration(request: Request) -> Response:
+    """Return a model's configuration in Triton's form."""
+    return _json(models.configuration(_find(request), context.of(request).settings))
+
+
+@router.get("/models/{name}/stats")
+@router.get("/models/{name}/versions/{version}/stats")
+async def statistics(request: Request) -> Response:
+    """Return the counts of a model."""
+    served = _find(request)
+    return _json({"model_stats": [_statistics(request).of(served).said(served)]})
+
+
+@router.post("/repository/index")
+async def index(request: Request) -> Response:
+    """Return what became of every model in the folder, or with `ready` of those that serve."""
+    here = context.of(request)
+    body = await bodies.read_all(request, limit=here.settings.max_body_bytes)
+    try:
+        asked = orjson.loads(body or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise RequestMalformed(f"The body is not JSON: {error}.") from error
+    only_ready = isinstance(asked, dict) and asked.get("ready") is True
+    entries = models.index(here.repository)
+    return _json([each for each in entries if not only_ready or each["state"] == "READY"])
+
+
+@router.post("/repository/models/{name}/load")
+@router.post("/repository/models/{name}/unload")
+async def change_repository(request: Request) -> Response:
+    """Refuse: Triton does so too where models are not loaded on request.
+
+    Raises:
+        RequestMalformed: Always.
+    """
+    raise RequestMalformed(
+        "Models are not loaded and unloaded on request: the folder of models decides what is "
+        "served. POST /v2/repository/index says what that is."
+    )
+
+
+@router.post("/models/{name}/infer")
+@router.post("/models/{name}/versions/{version}/infer")
+async def infer(request: Request) -> Response:
+    """Return the outputs of a model for given inputs."""
+    here = context.of(request)
+    served = _find(request)
+    limit = here.settings.max_body_bytes
+    body = await bodies.read_all(request, limit=limit)
+    with _statistics(request).of(served).request() as watch:
+        encoding = request.headers.get("content-encoding", "identity")
+        length = _header_length(request)
+        call = await in_thread(
+            len(body), _read, body, served, encoding=encoding, length=length, limit=limit
+        )
+        watch.has_read()
+        outcome = await inference.infer(here, served, call)
+        watch.has_run(rows=outcome.rows)
+        accepted = request.headers.get("accept-encoding", "")
+        size = sum(array.nbytes for array in outcome.arrays.values())
+        return await in_thread(size, _write, served, call, outcome, accepted=accepted)
+
+
+def _read(
+    body: bytes, served: Served, *, encoding: str, length: int | None, limit: int
+) -> wire.Call:
+    expanded = compression.expand(body, encoding, limit=limit)
+    return wire.read(expanded, length, served.signature)
+
+
+def _write(served: Served, call: wire.Call, outcome: Outcome, *, accepted: str) -> Response:
+    noise = {"seed": outcome.seed, "start": outcome.start}
+    header: dict[str, Any] = {"model_name": served.name, "model_version": served.version}
+    if known := {name: value for name, value in noise.items() if value is not None}:
+        header["parameters"] = known
+    parts, length = wire.write(header, outcome.arrays, call)
+    headers = context.headers(served.engine, **noise) | {"Vary": "Accept-Encoding"}
+    if length is not None:
+        headers[HEADER_LENGTH] = str(length)
+    chosen = compression.choose(accepted)
+    if chosen and sum(map(len, parts)) >= compression.WORTHWHILE_BYTES:
+        headers["Content-Encoding"] = chosen
+        body = compression.compress(parts, chosen)
+    else:
+        body = b"".join(parts)
+    return Response(body, headers=headers, media_type=JSON if length is None else OCTETS)
+
+
+def _header_length(request: Request) -> int | None:
+    """Return how many bytes of JSON the body begins with, None if it does not say.
+
+    Raises:
+        RequestMalformed: What it says is no number of bytes.
+    """
+    text = request.headers.get(HEADER_LENGTH)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise RequestMalformed(f"{HEADER_LENGTH}: expected a number of bytes; got {text[:40]}.")
+    return int(text)
+
+
+def _find(request: Request) -> Served:
+    path = request.path_params
+    return models.find(context.of(request).repository, path["name"], path.get("version"))
+
+
+def _statistics(request: Request) -> Statistics:
+    """Return the counts of this app, which begin with its first request."""
+    state = request.app.state
+    if not hasattr(state, "inference_statistics"):
+        state.inference_statistics = Statistics()
+    counted: Statistics = state.inference_statistics
+    return counted
+
+
+def _json(value: object) -> Response:
+    return Response(orjson.dumps(value), headers={"Cache-Control": "no-cache"}, media_type=JSON)
