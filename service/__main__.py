@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
@@ -17,13 +17,26 @@ from pydantic_core import ErrorDetails
 
 from service import bundle
 from service.app import create_app
+from service.batching import Batcher
 from service.engine import Engine
 from service.errors import DeviceUnavailable, ServiceError
 from service.session import Device
 from service.settings import PREFIX, Settings, misspelt
 
-DRAIN_S = 20
-"""How long requests under way may take to finish after SIGTERM; compose waits for 30 s."""
+SWITCH_S = 1e-3
+"""How long a thread keeps the interpreter when another one wants it. Python's own 5 ms is long
+beside the milliseconds in which a small request is answered."""
+CLOSING_S = 2
+"""What a stream has, after the time to drain, to send what it was at."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which also tells the app that a signal came."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain: readiness goes first, then no more connections, then what runs ends."""
+        self.config.app.state.context.drain.begin()  # type: ignore[union-attr]  # ours, see serve
+        super().handle_exit(sig, frame)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,13 +83,14 @@ def serve() -> int:
     # uvicorn raises the signal that stopped it once more when all is closed. A clean stop is no
     # failure, and process 1 of a container ignores a signal that has no handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    server = uvicorn.Server(
+    sys.setswitchinterval(SWITCH_S)
+    server = Server(
         uvicorn.Config(
             app,
             host=settings.host,  # for its log: it listens already
             port=settings.port,
             log_config=None,
-            timeout_graceful_shutdown=DRAIN_S,
+            timeout_graceful_shutdown=int(settings.drain_s + CLOSING_S),
             server_header=False,
         )
     )
@@ -117,14 +131,14 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _verify(folder: Path) -> int:
-    with ThreadPoolExecutor(1) as executor:
-        try:
-            engine = Engine(
-                bundle.read(folder), Device("cpu"), executor=executor, max_batch_rows=64
-            )
-        except ServiceError as error:
-            print(f"bad  {error.detail}")
-            return 1
+    batcher = Batcher(devices=1)
+    try:
+        engine = Engine(bundle.read(folder), Device("cpu"), batcher=batcher)
+    except ServiceError as error:
+        print(f"bad  {error.detail}")
+        return 1
+    finally:
+        batcher.close()
     errors = ", ".join(
         f"{role}.{name} {error:.1e}"
         for role, outputs in engine.golden_errors.items()

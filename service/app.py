@@ -11,8 +11,11 @@ from fastapi_offline import FastAPIOffline
 
 from service.api import catalogue, gallery, generation, health, inference, problems
 from service.api.context import Context
+from service.api.oip import routes as inference_protocol
+from service.api.patience import Drain
+from service.batching import Batcher
 from service.repository import Repository
-from service.session import choose_device
+from service.session import choose_device, cores
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -29,11 +32,19 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         DeviceUnavailable: The device that the settings ask for cannot run graphs.
     """
+    device = choose_device(settings.device)
+    on_cpu = device.kind == "cpu"
+    batcher = Batcher(
+        devices=(settings.threads or cores()) if on_cpu else settings.gpus,
+        ahead=0 if on_cpu else 1,
+        max_wait_s=settings.max_wait_s,
+    )
     repository = Repository(
         settings.models,
-        choose_device(settings.device),
-        threads=settings.threads,
+        device,
+        batcher=batcher,
         max_batch_rows=settings.max_batch_rows,
+        max_batch_s=settings.max_batch_ms / 1000,
         default=settings.default_model,
     )
     app = FastAPIOffline(
@@ -43,9 +54,9 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan,
     )
-    app.state.context = Context(settings, repository)
+    app.state.context = Context(settings, repository, Drain(settings.drain_s))
     problems.install(app)
-    for part in (gallery, health, catalogue, generation, inference):
+    for part in (gallery, health, catalogue, generation, inference, inference_protocol):
         app.include_router(part.router)
     app.mount("/web", gallery.files)
     return app
@@ -61,4 +72,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         repository.stop_loading()
         await loading
-        await asyncio.to_thread(repository.close)
+        await asyncio.to_thread(repository.batcher.close)

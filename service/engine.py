@@ -1,24 +1,146 @@
-"""Engines: the sessions of one bundle, and the threads that run them.
+"""Engines: the sessions of one bundle, and the lanes on which its rows wait for a device.
 
-Asyncio parses and waits; the graphs run in dispatcher threads, where ONNX Runtime frees the
+Asyncio parses and waits; the graphs run in the batcher's workers, where ONNX Runtime frees the
 GIL. Row counts are padded to a few fixed buckets, so that a row's answer does not depend on its
-company. The batcher, which joins rows of different requests, will stand between `Engine.run`
-and the threads.
+company, and a graph with an axis of draws is always run at one of two widths, so that draws are
+rows as well.
 """
 
-import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from service.batching import Batcher, Job, Lane, Observer, Piece
 from service.bundle import Bundle
-from service.manifest import Graph, Manifest, Role
+from service.errors import EngineFailed, NotANumber
+from service.feeds import Given, Source, fill, in_rows
+from service.manifest import Graph, Manifest, Role, TensorSpec
 from service.session import Device, Session, replay
 from service.tensors import Array
 
-DRAW_BUCKETS = (4, 16, 64)
-"""Draws are padded to one of these: sums over a multiple of 4 are the same at any position."""
+WIDTHS = (4, 16)
+"""Draws of one row. Sums over a multiple of 4 come out the same at any position; a row of 16
+spends little on what its draws have in common, such as the encoder's pass."""
+ONCE_S = 5e-3
+"""A run that takes longer is timed once while warming up; a shorter one is timed again, because
+the first use of a shape is slower."""
+
+
+@dataclass
+class Rows:
+    """What a lane needs to know of a job.
+
+    Args:
+        feeds: Where the rows of each input come from.
+        outputs: Which outputs its caller wants.
+    """
+
+    feeds: Mapping[str, Source]
+    outputs: Sequence[str]
+    results: dict[str, Array] = field(default_factory=dict, init=False)
+    broken: tuple[str, int] | None = field(default=None, init=False)
+    """Output and row of an answer that is no number."""
+
+
+Feeds = Mapping[str, Array | Source]
+
+
+class GraphLane(Lane[Rows]):
+    """One graph of a bundle at one width of draws, on every device that serves.
+
+    Args:
+        model: Name of the model.
+        role: Which of its graphs.
+        sessions: One for each device.
+        width: Draws in a row; None for a graph without such an axis.
+        seconds: By bucket, what a run takes.
+        observer: Hears of answers that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        role: Role,
+        *,
+        graph: Graph,
+        sessions: Sequence[Session],
+        width: int | None,
+        seconds: dict[int, float],
+        observer: Observer,
+    ) -> None:
+        super().__init__((model, role), seconds)
+        self._graph = graph
+        self._width = width
+        self.sessions = sessions
+        self.observer = observer
+
+    def prepare(self, pieces: Sequence[Piece[Rows]], bucket: int) -> "GraphRun":
+        """Return a run: its inputs are filled, its outputs are those that anybody wants."""
+        feeds: dict[str, Array] = {}
+        for spec in self._graph.inputs:
+            feeds[spec.name] = np.empty(shape_of(spec, bucket, self._width), dtype=spec.dtype)
+            parts = [(p.job.content.feeds[spec.name], p.first, p.stop) for p in pieces]
+            fill(feeds[spec.name], parts)
+        wanted = {name for piece in pieces for name in piece.job.content.outputs}
+        outputs = [spec.name for spec in self._graph.outputs if spec.name in wanted]
+        return GraphRun(self, pieces, feeds, outputs)
+
+
+@dataclass
+class GraphRun:
+    """One run of a graph.
+
+    Args:
+        lane: Of which graph.
+        pieces: Whose rows.
+        feeds: The inputs, padded to a bucket.
+        outputs: Which of its outputs.
+    """
+
+    lane: GraphLane
+    pieces: Sequence[Piece[Rows]]
+    feeds: Mapping[str, Array]
+    outputs: Sequence[str]
+    answer: dict[str, Array] = field(default_factory=dict, init=False)
+
+    def execute(self, device: int) -> None:
+        """Run the session of a device."""
+        self.answer = self.lane.sessions[device].run(self.feeds, self.outputs)
+
+    def deliver(self) -> None:
+        """Copy each job's rows to their places, and look for what is no number."""
+        for name, array in self.answer.items():
+            finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
+            at = 0
+            for piece in self.pieces:
+                rows = array[at : at + piece.rows]
+                at += piece.rows
+                if name in piece.job.content.outputs:
+                    if not finite:
+                        self._report(piece, name, rows)
+                    _put(piece, name, rows)
+
+    def _report(self, piece: Piece[Rows], name: str, rows: Array) -> None:
+        flat = rows.reshape(len(rows), -1)
+        if odd := int((~np.isfinite(flat)).any(axis=1).sum()):
+            self.lane.observer.non_finite(self.lane, rows=odd)
+        broken = np.isnan(flat).any(axis=1)
+        if broken.any():
+            piece.job.content.broken = (name, piece.first + int(broken.argmax()))
+
+
+def _put(piece: Piece[Rows], name: str, rows: Array) -> None:
+    """Give a job some rows of an output."""
+    job = piece.job
+    if piece.rows == job.rows:
+        job.content.results[name] = rows
+        return
+    # Of two workers that come here first, one wins.
+    whole = np.empty((job.rows, *rows.shape[1:]), dtype=rows.dtype)
+    job.content.results.setdefault(name, whole)[piece.first : piece.stop] = rows
 
 
 class Engine:
@@ -27,116 +149,220 @@ class Engine:
     Args:
         bundle: What to serve.
         device: Where.
-        executor: The dispatcher threads. Shared between engines on a CPU.
-        max_batch_rows: Most rows of one run. Draws count as rows.
+        batcher: Whose workers run it. Shared with the other models.
+        max_batch_rows: Most rows of one run.
+        max_batch_s: A bucket that takes longer is left out, but for the smallest. It bounds how
+            long anybody waits for a run of somebody else.
 
     Raises:
         BundleInvalid: A graph cannot be loaded, or does not repeat its golden vectors.
     """
 
     def __init__(
-        self, bundle: Bundle, device: Device, *, executor: Executor, max_batch_rows: int
+        self,
+        bundle: Bundle,
+        device: Device,
+        *,
+        batcher: Batcher,
+        max_batch_rows: int = 512,
+        max_batch_s: float = 0.025,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.identity = bundle.identity
         self.device = device
-        self._executor = executor
+        self._batcher = batcher
         self._max_rows = max_batch_rows
-        self.sessions = {role: Session(bundle, role, device) for role in self.manifest.graphs}
-        self.golden_errors = {
-            role: replay(bundle, session) for role, session in self.sessions.items()
+        self._max_s = max_batch_s
+        files = {graph.file: role for role, graph in self.manifest.graphs.items()}
+        loaded = {
+            file: [Session(bundle, role, device, index) for index in range(batcher.devices)]
+            if device.kind == "cuda"
+            else [Session(bundle, role, device)] * batcher.devices
+            for file, role in files.items()
         }
-        """What the replay of the golden vectors measured on this device, by role and output."""
-        for session in self.sessions.values():
-            self._warm(session)
+        self.sessions = {role: loaded[g.file] for role, g in self.manifest.graphs.items()}
+        self.golden_errors = {
+            role: replay(bundle, role, dict.fromkeys(sessions))
+            for role, sessions in self.sessions.items()
+        }
+        """What the replay of the golden vectors measured where it serves, by role and output."""
+        self.lanes = {
+            (role, width): self._lane(role, graph, width)
+            for role, graph in self.manifest.graphs.items()
+            for width in (WIDTHS if has_draws(graph) else (None,))
+        }
 
     async def run(
-        self, role: Role, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+        self,
+        role: Role,
+        feeds: Feeds,
+        outputs: Sequence[str] | None = None,
+        *,
+        rows: int | None = None,
+        begun: bool = False,
     ) -> dict[str, Array]:
         """Return the outputs of a graph for any number of rows.
 
-        Rows beyond a batch are cut into slices and joined again. If the graph has a draws axis,
-        `feeds` may hold at most `DRAW_BUCKETS[-1]` draws.
+        Args:
+            role: Which graph.
+            feeds: By input: an array, or where its rows come from.
+            outputs: Which to return; None for all.
+            rows: How many events, if no feed is an array.
+            begun: Whether it continues something that has begun to be answered.
 
-        Cancelling the caller drops the slices that have not begun. Nothing here watches the
-        connection, so a client that leaves does not cancel: its rows are computed to the end,
-        until there is a batcher to drop them.
+        Cancelling the caller drops the rows that have not begun.
 
         Raises:
-            EngineFailed: ONNX Runtime failed. An answer may be NaN: whose fault that is depends
-                on who chose the inputs.
+            QueueFull: So much waits that it was refused.
+            NotANumber: An answer is NaN. Whose fault that is depends on who chose the inputs.
+            EngineFailed: ONNX Runtime failed.
         """
-        session = self.sessions[role]
-        loop = asyncio.get_running_loop()
-        pieces = await asyncio.gather(
-            *(
-                loop.run_in_executor(self._executor, self._run_slice, session, part, outputs)
-                for part in self._slices(session.graph, feeds)
-            )
-        )
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        graph = self.manifest.graphs[role]
+        _check(feeds, graph, where=f"{self.manifest.name}: {role}")
+        arrays = [feed for feed in feeds.values() if isinstance(feed, np.ndarray)]
+        events = rows if rows is not None else len(arrays[0])
+        sources = {
+            name: Given(feed) if isinstance(feed, np.ndarray) else feed
+            for name, feed in feeds.items()
+        }
+        if has_draws(graph):
+            return await self._run_draws(role, sources, outputs, events=events, begun=begun)
+        return await self._run(role, None, sources, outputs, rows=events, begun=begun)
 
-    def buckets(self, graph: Graph) -> list[int]:
-        """Return the row counts this graph is run at: powers of two up to a whole batch."""
+    async def _run_draws(
+        self,
+        role: Role,
+        sources: dict[str, Source],
+        outputs: Sequence[str] | None,
+        *,
+        events: int,
+        begun: bool,
+    ) -> dict[str, Array]:
+        """Return the outputs of a graph with draws, each event's draws cut into rows."""
+        noise, draws, width = in_rows(sources["noise"], WIDTHS)
+        per_event = -(-draws // width)
+        repeated = {
+            name: Given(source.array, per_event) if isinstance(source, Given) else source
+            for name, source in sources.items()
+        }
+        rows = events * per_event
+        try:
+            answer = await self._run(
+                role, width, repeated | {"noise": noise}, outputs, rows=rows, begun=begun
+            )
+        except NotANumber as error:
+            error.row //= per_event
+            raise
+        per_draw = {
+            spec.name for spec in self.manifest.graphs[role].outputs if "draws" in spec.shape
+        }
+        return {
+            name: array.reshape(events, per_event * width, *array.shape[2:])[:, :draws]
+            if name in per_draw
+            else array[::per_event]
+            for name, array in answer.items()
+        }
+
+    async def _run(
+        self,
+        role: Role,
+        width: int | None,
+        sources: Mapping[str, Source],
+        outputs: Sequence[str] | None,
+        *,
+        rows: int,
+        begun: bool,
+    ) -> dict[str, Array]:
+        wanted = outputs or [spec.name for spec in self.manifest.graphs[role].outputs]
+        content = Rows(sources, wanted)
+        await self._batcher.run(Job(self.lanes[role, width], rows, content, begun))
+        if content.broken:
+            output, row = content.broken
+            raise NotANumber(f"{self.manifest.name}: {role} answered NaN.", output=output, row=row)
+        return content.results
+
+    def _lane(self, role: Role, graph: Graph, width: int | None) -> GraphLane:
+        """Return a lane that is warm: every bucket was run, so that no request pays for it."""
+        sessions = self.sessions[role]
+        seconds: dict[int, float] = {}
+        for bucket in self._candidates(graph):
+            # On a CPU it takes at least in proportion; on a GPU only a run can tell.
+            last = next(reversed(seconds), bucket)
+            if seconds and seconds[last] * bucket / last > self._max_s and self._is_cpu:
+                break
+            for index, session in enumerate(dict.fromkeys(sessions)):
+                with nullcontext() if self._is_cpu else self._batcher.hold(index):
+                    seconds[bucket] = _time(session, graph, bucket, width)
+            if seconds[bucket] > self._max_s:
+                break
+        return GraphLane(
+            self.manifest.name,
+            role,
+            graph=graph,
+            sessions=sessions,
+            width=width,
+            seconds=seconds,
+            observer=self._batcher.observer,
+        )
+
+    @property
+    def _is_cpu(self) -> bool:
+        return self.device.kind == "cpu"
+
+    def _candidates(self, graph: Graph) -> list[int]:
+        """Return the row counts that a graph may be run at: powers of two up to a batch."""
         least = graph.rows_exact_at or 1
         return [2**k for k in range(13) if least <= 2**k < self._max_rows] + [self._max_rows]
 
-    def _slices(self, graph: Graph, feeds: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        rows = len(next(iter(feeds.values())))
-        step = self._max_rows
-        if _has_draws(graph):
-            step = max(graph.rows_exact_at or 1, step // _draw_bucket(feeds["noise"].shape[1]))
-        for first in range(0, rows, step):
-            yield {name: array[first : first + step] for name, array in feeds.items()}
 
-    def _run_slice(
-        self, session: Session, feeds: Mapping[str, Array], outputs: Sequence[str] | None
-    ) -> dict[str, Array]:
-        graph = session.graph
-        rows = len(next(iter(feeds.values())))
-        bucket = next(size for size in self.buckets(graph) if size >= rows)
-        padded = {name: _pad(array, axis=0, length=bucket) for name, array in feeds.items()}
-        draws = feeds["noise"].shape[1] if _has_draws(graph) else None
-        if draws is not None:
-            padded["noise"] = _pad(padded["noise"], axis=1, length=_draw_bucket(draws))
-        answer = {name: array[:rows] for name, array in session.run(padded, outputs).items()}
-        for spec in graph.outputs:
-            if spec.name in answer and "draws" in spec.shape:
-                answer[spec.name] = answer[spec.name][:, :draws]
-        return answer
+def _check(feeds: Feeds, graph: Graph, *, where: str) -> None:
+    """Pass if the feeds are the graph's inputs: a wrong one would fail its batch mates too.
 
-    def _warm(self, session: Session) -> None:
-        """Run every bucket once, so that no request pays for the first use of a shape."""
-        graph = session.graph
-        for rows in self.buckets(graph):
-            for draws in DRAW_BUCKETS if _has_draws(graph) else (1,):
-                if rows * draws > self._max_rows and rows > (graph.rows_exact_at or 1):
-                    continue
-                axes = {"batch": rows, "draws": draws}
-                session.run(
-                    {
-                        spec.name: np.full(
-                            [axis if isinstance(axis, int) else axes[axis] for axis in spec.shape],
-                            0.5 if spec.noise == "uniform" else 0,
-                            dtype=spec.dtype,
-                        )
-                        for spec in graph.inputs
-                    }
-                )
+    Raises:
+        EngineFailed: They are not. Whoever called did not check what came from outside.
+    """
+    if feeds.keys() != {spec.name for spec in graph.inputs}:
+        raise EngineFailed(f"{where} was given {', '.join(feeds)}. This is a bug.")
+    for spec in graph.inputs:
+        feed = feeds[spec.name]
+        if not isinstance(feed, np.ndarray):
+            continue
+        fits = all(
+            isinstance(axis, str) or axis == length
+            for axis, length in zip(spec.shape, feed.shape, strict=False)
+        )
+        if feed.ndim != len(spec.shape) or not fits:
+            raise EngineFailed(
+                f"{where} was given {spec.name} {feed.shape}, which is {spec.describe()}. "
+                "This is a bug."
+            )
 
 
-def _has_draws(graph: Graph) -> bool:
+def has_draws(graph: Graph) -> bool:
+    """Return whether a graph has an axis for Monte-Carlo draws."""
     return any("draws" in spec.shape for spec in graph.inputs)
 
 
-def _draw_bucket(draws: int) -> int:
-    return next(size for size in DRAW_BUCKETS if size >= draws)
+def shape_of(spec: TensorSpec, rows: int, width: int | None) -> list[int]:
+    """Return the shape of a tensor in a run of so many rows, of so many draws each."""
+    axes = {"batch": rows, "draws": width or 1}
+    return [axis if isinstance(axis, int) else axes[axis] for axis in spec.shape]
 
 
-def _pad(array: Array, *, axis: int, length: int) -> Array:
-    """Return the array with its last slice repeated up to a length: real numbers, no zeros."""
-    missing = length - array.shape[axis]
-    if missing == 0:
-        return array
-    widths = [(0, missing if each == axis else 0) for each in range(array.ndim)]
-    return np.pad(array, widths, mode="edge")
+def _time(session: Session, graph: Graph, bucket: int, width: int | None) -> float:
+    """Return the seconds that a run of a bucket takes, after the first one if that is quick."""
+    feeds = {
+        spec.name: np.full(
+            shape_of(spec, bucket, width), 0.5 if spec.noise == "uniform" else 0, dtype=spec.dtype
+        )
+        for spec in graph.inputs
+    }
+    outputs = [spec.name for spec in graph.outputs]
+    took = ONCE_S
+    for _ in range(3):  # a CUDA graph is captured in the first two
+        began = time.perf_counter()
+        session.run(feeds, outputs)
+        took = time.perf_counter() - began
+        if took > ONCE_S and not session.is_captured:
+            break
+    return took

@@ -11,7 +11,11 @@
     ├── MethodNotAllowed      the address exists, the method does not
     ├── CapabilityMissing     the model exists and cannot do this
     ├── NotReady              models are still being loaded
-    ├── EngineFailed          the graph ran and failed, or answered nonsense
+    ├── QueueFull             so much waits that this would end too late
+    ├── Draining              the service is shutting down
+    ├── DeadlineExceeded      no answer within the time that the caller gave it
+    ├── EngineFailed          the graph ran and failed
+    │   └── NotANumber        it ran, and an answer is NaN
     ├── BundleInvalid         a bundle breaks the contract
     └── DeviceUnavailable     the device that was asked for cannot run the graphs
 
@@ -98,10 +102,54 @@ class NotReady(ServiceError):
     code = "not_ready"
 
 
+class QueueFull(ServiceError):
+    """So much work waits that this would end too late. It was not begun; ask again later.
+
+    Args:
+        detail: As of every error.
+        retry_after_s: When the queue is expected to have room.
+    """
+
+    code = "queue_full"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class Draining(ServiceError):
+    """The service is shutting down and takes nothing new."""
+
+    code = "draining"
+
+
+class DeadlineExceeded(ServiceError):
+    """No answer within the time that the caller, or the operator, allowed for it."""
+
+    code = "deadline_exceeded"
+
+
 class EngineFailed(ServiceError):
     """A graph failed at run time. Always a bug or a broken device, never the caller's fault."""
 
     code = "engine_failed"
+
+
+class NotANumber(EngineFailed):
+    """A graph answered NaN. Whose fault that is depends on who chose the row.
+
+    Args:
+        detail: As of every error.
+        output: Which output.
+        row: The first row in which it stands.
+    """
+
+    code = "not_a_number"
+
+    def __init__(self, detail: str, *, output: str, row: int) -> None:
+        super().__init__(detail)
+        self.output = output
+        self.row = row
 
 
 class BundleInvalid(ServiceError):

@@ -5,15 +5,18 @@ that the graph asks for from the seed, and returns arrays by the names of the AP
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from service import noise
-from service.engine import DRAW_BUCKETS, Engine
-from service.errors import CapabilityMissing, EngineFailed, InputInvalid
+from service.engine import WIDTHS, Engine, Feeds
+from service.errors import CapabilityMissing, EngineFailed, InputInvalid, NotANumber
+from service.estimates import LogMean, Moments
+from service.feeds import Draws, Given, Labels, Noise, Source
 from service.manifest import Manifest, Role
 from service.noise import Stream
 from service.tensors import Array
@@ -21,10 +24,17 @@ from service.tensors import Array
 Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
 Extra = Literal["z", "label", "log_density"]
 Observation = Literal["mean", "draw"]
+Picture = Literal["x", "pixels"]
 Answer = dict[str, Array]
 
 DEFAULT_DRAWS = 64
 """Draws of an estimate when the request names none: a standard error within some ten percent."""
+WINDOW_DRAWS = 2**16
+"""Draws of all rows together whose weights are held at once; more come in several windows."""
+WINDOW_BYTES = 2**20
+"""Of a stream: what is made at once and sent before the next is awaited."""
+WINDOW_S = 0.25
+"""Of a stream: how long a window may keep one device busy."""
 
 
 def capabilities(manifest: Manifest) -> list[Operation]:
@@ -54,22 +64,11 @@ def require(manifest: Manifest, operation: Operation) -> None:
         )
 
 
-async def sample(
-    engine: Engine,
-    *,
-    n: int,
-    seed: int,
-    start: int = 0,
-    label: int | Sequence[int] | None = None,
-    temperature: float = 1.0,
-    observation: Observation | None = None,
-    include: Sequence[Extra] = (),
-    output: Literal["x", "pixels"] = "x",
-) -> Answer:
-    """Return rows start .. start + n - 1 of a seed.
+@dataclass(frozen=True)
+class Drawing:
+    """Which samples: rows start .. start + n - 1 of a seed.
 
     Args:
-        engine: The model.
         n: How many rows.
         seed: With the bundle, all that a row depends on.
         start: First row.
@@ -77,7 +76,33 @@ async def sample(
         temperature: Factor on z. 1 is the model; less is closer to its mode.
         observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
         include: What to return beside x.
-        output: `pixels` for the same images as uint8 (n, height, width, channel).
+        outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
+    """
+
+    n: int
+    seed: int
+    start: int = 0
+    label: int | Sequence[int] | None = None
+    temperature: float = 1.0
+    observation: Observation | None = None
+    include: Sequence[Extra] = ()
+    outputs: Sequence[Picture] = ("x",)
+
+    def part(self, first: int, rows: int) -> "Drawing":
+        """Return what asks for some of these rows."""
+        label = self.label
+        if isinstance(label, Sequence):
+            label = label[first : first + rows]
+        return replace(self, n=rows, start=self.start + first, label=label)
+
+
+async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> Answer:
+    """Return samples.
+
+    Args:
+        engine: The model.
+        drawing: Which.
+        begun: Whether others of the same request were answered before.
 
     Raises:
         CapabilityMissing: `observation` or `include` asks for what the model has not.
@@ -85,35 +110,59 @@ async def sample(
         EngineFailed: The graph failed, or answered NaN.
     """
     manifest = engine.manifest
-    if observation and not manifest.observation:
-        raise CapabilityMissing(
-            f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",
-            field="observation",
-        )
-    if "log_density" in include and manifest.density.kind != "exact":
-        text = f"{manifest.name} has no exact density to include."
-        raise CapabilityMissing(text, field="include")
-    labels = _labels(manifest, label, n=n, seed=seed, start=start)
-    z = await asyncio.to_thread(
-        _normal, seed, Stream.LATENT, start=start, rows=n, shape=manifest.latent.shape
-    )
-    z *= np.float32(temperature)
-    feeds: Answer = {"z": z} if labels is None else {"z": z, "label": labels}
+    _check_drawing(manifest, drawing)
+    n, seed, start = drawing.n, drawing.seed, drawing.start
+    shape = manifest.latent.shape
+    z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
+    feeds: dict[str, Source] = {"z": z}
+    labels = _labels(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
+    if labels is not None:
+        feeds["label"] = labels
     role: Role = "decode"
-    if observation == "draw":
+    if drawing.observation == "draw":
         role = "observe"
-        feeds["noise"] = await asyncio.to_thread(
-            _noise(engine, role), seed, Stream.OBSERVATION, start=start, rows=n,
-            shape=manifest.event.shape,
-        )  # fmt: skip
-    answer = await _run(engine, role, feeds, outputs=[output])
-    if "log_density" in include:
-        answer |= await _run(engine, "log_density", {"x": answer["x"]})
-    if "z" in include:
-        answer["z"] = z
-    if "label" in include and labels is not None:
-        answer["label"] = labels
+        feeds["noise"] = Noise(
+            seed,
+            Stream.OBSERVATION,
+            manifest.event.shape,
+            start=start,
+            is_normal=any(spec.noise == "normal" for spec in manifest.graphs[role].inputs),
+        )
+    answer = await _run(engine, role, feeds, outputs=drawing.outputs, rows=n, begun=begun)
+    if "log_density" in drawing.include:
+        answer |= await _run(engine, "log_density", {"x": answer["x"]}, begun=True)
+    if "z" in drawing.include:
+        answer["z"] = await asyncio.to_thread(z.rows, 0, n)
+    if "label" in drawing.include and labels is not None:
+        answer["label"] = labels.rows(0, n)
     return answer
+
+
+async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, None]:
+    """Yield the same samples window by window, in order.
+
+    One window is made while the one before it is being used, and no more: whoever is slow to
+    take them makes the engine wait, not its memory grow. Closing the iterator drops the rest.
+
+    Raises:
+        As `sample`: of the first window, before anything was yielded.
+    """
+    row_bytes = 4 * max(engine.manifest.event.size, engine.manifest.latent.size)
+    lane = engine.lanes["decode", None]
+    window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / lane.row_s))
+    window = max(lane.most, window // lane.most * lane.most)
+    calls = (
+        partial(
+            sample,
+            engine,
+            drawing.part(first, min(window, drawing.n - first)),
+            begun=first > 0,
+        )
+        for first in range(0, drawing.n, window)
+    )
+    async with aclosing(_one_ahead(calls)) as windows:
+        async for answer in windows:
+            yield answer
 
 
 async def decode(
@@ -121,7 +170,7 @@ async def decode(
     z: Array,
     *,
     label: int | Sequence[int] | None = None,
-    output: Literal["x", "pixels"] = "x",
+    output: Picture = "x",
 ) -> Answer:
     """Return x for each row of z. A model with labels wants them named here.
 
@@ -135,8 +184,10 @@ async def decode(
             f"field 'label': {manifest.name} needs one, 0 to {len(manifest.labels) - 1}.",
             field="label",
         )
-    labels = _labels(manifest, label, n=len(z), seed=0, start=0)
-    feeds = {"z": z} if labels is None else {"z": z, "label": labels}
+    labels = _labels(manifest, label, n=len(z))
+    feeds: dict[str, Array | Source] = {"z": z}
+    if labels is not None:
+        feeds["label"] = labels
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     answer = await _run(engine, "decode", feeds, outputs=sorted({"x", output}), given="z")
     return {output: answer[output]}
@@ -158,17 +209,20 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
         answer = await _run(engine, "encode", {"x": x}, given="x")
         z = answer["mean"]
         if draws:
-            eps = await asyncio.to_thread(
-                _cells, _normal, seed, Stream.POSTERIOR, rows=len(x), first=0, draws=draws,
-                shape=manifest.latent.shape,
-            )  # fmt: skip
+            shape = manifest.latent.shape
+            noise = Draws(seed, Stream.POSTERIOR, shape, draws=draws)
+            eps = await asyncio.to_thread(noise.rows, 0, len(x) * draws)
+            eps = eps.reshape(len(x), draws, *shape)
             z = answer["mean"][:, None] + answer["scale"][:, None] * eps
         return {"z": z, **answer}
     if draws is not None:
         raise InputInvalid(
             f"field 'draws': {manifest.name} has one code for an x. Leave it out.", field="draws"
         )
-    return await _run(engine, "encode", await _dequantised(engine, x, seed=seed), given="x")
+    feeds: dict[str, Array | Source] = {"x": x}
+    if manifest.density.estimator == "dequantisation":
+        feeds["noise"] = _below_levels(engine, seed, first=0, draws=1)
+    return await _run(engine, "encode", feeds, given="x")
 
 
 async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
@@ -192,10 +246,15 @@ async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int)
         return await _run(engine, "log_density", {"x": x}, given="x")
     draws = draws or DEFAULT_DRAWS
     blocks = _importance if estimator == "importance" else _dequantisation
-    weights = [block["log_weight"] async for block in blocks(engine, x, draws=draws, seed=seed)]
-    log_weight = np.concatenate(weights, axis=1)
-    value, error, size = log_mean_exp(log_weight)
-    return {"log_density": value, "standard_error": error, "effective_sample_size": size}
+    mean = LogMean(len(x))
+    async with aclosing(blocks(engine, x, draws=draws, seed=seed)) as windows:
+        async for window in windows:
+            mean.add(window["log_weight"])
+    return {
+        "log_density": mean.value,
+        "standard_error": mean.standard_error,
+        "effective_sample_size": mean.effective_sample_size,
+    }
 
 
 async def elbo(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
@@ -208,31 +267,34 @@ async def elbo(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Ans
     Raises:
         InputInvalid: A row of x is so large that the graph answers NaN.
     """
-    blocks = [
-        block async for block in _importance(engine, x, draws=draws or DEFAULT_DRAWS, seed=seed)
-    ]
-    reconstructions = np.concatenate([b["reconstruction"] for b in blocks], axis=1)
-    kl = blocks[0]["kl"].astype(np.float64)
-    reconstruction = reconstructions.mean(axis=1, dtype=np.float64)
-    tighter, _, size = log_mean_exp(np.concatenate([b["log_weight"] for b in blocks], axis=1))
+    reconstruction, tighter = Moments(len(x)), LogMean(len(x))
+    kl = np.zeros(len(x))
+    draws = draws or DEFAULT_DRAWS
+    async with aclosing(_importance(engine, x, draws=draws, seed=seed)) as windows:
+        async for window in windows:
+            reconstruction.add(window["reconstruction"])
+            tighter.add(window["log_weight"])
+            kl = window["kl"].astype(np.float64)
     return {
-        "elbo": reconstruction - kl,
-        "standard_error": _standard_error(reconstructions),
-        "reconstruction": reconstruction,
+        "elbo": reconstruction.mean - kl,
+        "standard_error": reconstruction.standard_error,
+        "reconstruction": reconstruction.mean,
         "kl": kl,
-        "importance_weighted": tighter,
-        "effective_sample_size": size,
+        "importance_weighted": tighter.value,
+        "effective_sample_size": tighter.effective_sample_size,
     }
 
 
 async def _run(
     engine: Engine,
     role: Role,
-    feeds: Mapping[str, Array],
+    feeds: Feeds,
     *,
     outputs: Sequence[str] | None = None,
     given: str | None = None,
+    rows: int | None = None,
     repeats: int = 1,
+    begun: bool = False,
 ) -> Answer:
     """Return what a graph answers, which is never NaN.
 
@@ -243,112 +305,127 @@ async def _run(
         outputs: Which to return; None for all.
         given: Name of the input whose rows the caller chose. They are finite, but may be beyond
             what float32 can carry through the graph.
-        repeats: How often in a row each of them stands there.
+        rows: How many, if no feed is an array.
+        repeats: How often in a row each of the given ones stands there.
+        begun: Whether it continues something that has begun to be answered.
 
     Raises:
         InputInvalid: An answer is NaN, and the caller chose the row that it belongs to.
         EngineFailed: The graph failed, or an answer is NaN and the caller chose nothing.
     """
-    answer = await engine.run(role, feeds, outputs)
-    name = engine.manifest.name
-    for output, array in answer.items():
-        broken = np.isnan(array).reshape(len(array), -1).any(axis=1)
-        if not broken.any():
-            continue
+    try:
+        return await engine.run(role, feeds, outputs, rows=rows, begun=begun)
+    except NotANumber as error:
+        name = engine.manifest.name
         if given is None:
-            raise EngineFailed(f"{name}: {role} answered NaN in '{output}'.")
+            raise EngineFailed(f"{name}: {role} answered NaN in '{error.output}'.") from error
         raise InputInvalid(
-            f"field '{given}': row {broken.argmax() // repeats} is too large for {name}: the "
+            f"field '{given}': row {error.row // repeats} is too large for {name}: the "
             "answer is not a number. Send values of the size of what it was trained on.",
             field=given,
-        )
-    return answer
+        ) from error
 
 
-def log_mean_exp(
-    log_weight: Array,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return log-mean-exp over the draws, its standard error, and the effective sample size.
-
-    Args:
-        log_weight: Shape (n, draws). Worked on in float64.
-
-    Returns:
-        Three arrays of shape (n,). The size is (sum w)^2 / sum w^2 of Kish, from 1 to draws.
-    """
-    log_weight = log_weight.astype(np.float64)
-    draws = log_weight.shape[1]
-    top = log_weight.max(axis=1, keepdims=True)
-    top = np.where(np.isneginf(top), 0.0, top)  # all draws impossible: the answer is -inf
-    weight = np.exp(log_weight - top)
-    mean = weight.mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.log(mean) + top[:, 0]
-        error = _standard_error(weight) / mean
-        size = weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)
-    return value, error, np.minimum(size, draws)
-
-
-def _standard_error(values: Array) -> npt.NDArray[np.float64]:
-    draws = values.shape[1]
-    if draws == 1:
-        return np.full(len(values), np.nan)
-    with np.errstate(invalid="ignore"):  # impossible events have no error to give
-        spread = values.std(axis=1, ddof=1, dtype=np.float64)
-    return np.asarray(spread / np.sqrt(draws))
-
-
-async def _importance(engine: Engine, x: Array, *, draws: int, seed: int) -> AsyncIterator[Answer]:
-    """Yield the elbo graph's answers, block by block along the draws."""
+async def _importance(
+    engine: Engine, x: Array, *, draws: int, seed: int
+) -> AsyncGenerator[Answer, None]:
+    """Yield the elbo graph's answers, window by window along the draws."""
     shape = engine.manifest.latent.shape
-    block = DRAW_BUCKETS[-1]
-    for first in range(0, draws, block):
-        eps = await asyncio.to_thread(
-            _cells, _normal, seed, Stream.POSTERIOR, rows=len(x), first=first,
-            draws=min(block, draws - first), shape=shape,
-        )  # fmt: skip
-        yield await _run(engine, "elbo", {"x": x, "noise": eps}, given="x")
+
+    def call(first: int, width: int) -> Awaitable[Answer]:
+        noise = Draws(seed, Stream.POSTERIOR, shape, first=first, draws=width)
+        feeds: Feeds = {"x": x, "noise": noise}
+        return _run(engine, "elbo", feeds, given="x", begun=first > 0)
+
+    async with aclosing(_one_ahead(_windows(call, len(x), draws))) as windows:
+        async for answer in windows:
+            yield answer
 
 
 async def _dequantisation(
     engine: Engine, x: Array, *, draws: int, seed: int
-) -> AsyncIterator[Answer]:
-    """Yield log p(x + u) of so many draws of u as log_weight (n, draws of the block)."""
-    block = max(1, 256 // len(x))  # bounds the copies of x that are alive
-    for first in range(0, draws, block):
-        width = min(block, draws - first)
-        u = await asyncio.to_thread(
-            _cells, _uniform, seed, Stream.DEQUANTISATION, rows=len(x), first=first,
-            draws=width, shape=engine.manifest.event.shape,
-        )  # fmt: skip
-        feeds = {"x": np.repeat(x, width, axis=0), "noise": u.reshape(-1, *u.shape[2:])}
-        answer = await _run(engine, "log_density", feeds, given="x", repeats=width)
-        yield {"log_weight": answer["log_density"].reshape(len(x), width)}
+) -> AsyncGenerator[Answer, None]:
+    """Yield log p(x + u) of so many draws of u as log_weight (n, draws of the window)."""
+
+    async def call(first: int, width: int) -> Answer:
+        noise = _below_levels(engine, seed, first=first, draws=width)
+        answer = await _run(
+            engine,
+            "log_density",
+            {"x": Given(x, width), "noise": noise},
+            given="x",
+            rows=len(x) * width,
+            repeats=width,
+            begun=first > 0,
+        )
+        return {"log_weight": answer["log_density"].reshape(len(x), width)}
+
+    async with aclosing(_one_ahead(_windows(call, len(x), draws))) as windows:
+        async for answer in windows:
+            yield answer
 
 
-async def _dequantised(engine: Engine, x: Array, *, seed: int) -> Answer:
-    """Return the feeds of `encode`: x, and below its grey levels the first draw of noise."""
-    if engine.manifest.density.estimator != "dequantisation":
-        return {"x": x}
-    u = await asyncio.to_thread(
-        _cells, _uniform, seed, Stream.DEQUANTISATION, rows=len(x), first=0, draws=1,
-        shape=engine.manifest.event.shape,
-    )  # fmt: skip
-    return {"x": x, "noise": u[:, 0]}
+def _below_levels(engine: Engine, seed: int, *, first: int, draws: int) -> Draws:
+    """Return uniform noise below a grey level, so many draws for each event."""
+    shape = engine.manifest.event.shape
+    return Draws(seed, Stream.DEQUANTISATION, shape, is_normal=False, first=first, draws=draws)
 
 
-def _labels(
-    manifest: Manifest, label: int | Sequence[int] | None, *, n: int, seed: int, start: int
-) -> npt.NDArray[np.int64] | None:
-    if not manifest.labels:
-        if label is not None:
-            raise InputInvalid(
-                f"field 'label': {manifest.name} has no labels. Leave it out.", field="label"
-            )
-        return None
-    classes = len(manifest.labels)
+Found = TypeVar("Found")
+
+
+def _windows(
+    call: Callable[[int, int], Awaitable[Found]], rows: int, draws: int
+) -> Iterable[Callable[[], Awaitable[Found]]]:
+    """Yield calls that together take all draws, each for as many as may be held at once."""
+    width = WIDTHS[-1]
+    window = max(width, WINDOW_DRAWS // rows // width * width)
+    for first in range(0, draws, window):
+        yield partial(call, first, min(window, draws - first))
+
+
+async def _one_ahead(
+    calls: Iterable[Callable[[], Awaitable[Found]]],
+) -> AsyncGenerator[Found, None]:
+    """Yield what calls return, in order, each made while the one before is being used."""
+    running: list[asyncio.Future[Found]] = []
+    try:
+        for call in calls:
+            running.append(asyncio.ensure_future(call()))
+            if len(running) > 1:
+                yield await running[0]
+                del running[0]
+        for future in running:
+            yield await future
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _check_drawing(manifest: Manifest, drawing: Drawing) -> None:
+    if drawing.observation and not manifest.observation:
+        raise CapabilityMissing(
+            f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",
+            field="observation",
+        )
+    if "log_density" in drawing.include and manifest.density.kind != "exact":
+        text = f"{manifest.name} has no exact density to include."
+        raise CapabilityMissing(text, field="include")
+
+
+def _drawn_labels(manifest: Manifest, seed: int, start: int) -> Labels | None:
+    return Labels(seed, start, len(manifest.labels)) if manifest.labels else None
+
+
+def _labels(manifest: Manifest, label: int | Sequence[int] | None, *, n: int) -> Given | None:
+    """Return the classes that were asked for, if any were."""
     if label is None:
-        return noise.labels(seed, start=start, rows=n, classes=classes)
+        return None
+    if not manifest.labels:
+        raise InputInvalid(
+            f"field 'label': {manifest.name} has no labels. Leave it out.", field="label"
+        )
+    classes = len(manifest.labels)
     wanted = np.asarray([label] * n if isinstance(label, int) else label, dtype=np.int64)
     if len(wanted) != n:
         raise InputInvalid(
@@ -361,39 +438,4 @@ def _labels(
             f"({', '.join(manifest.labels)}); got {wanted[(wanted < 0) | (wanted >= classes)][0]}.",
             field="label",
         )
-    return wanted
-
-
-_Noise = Callable[..., npt.NDArray[np.float32]]
-
-
-def _noise(engine: Engine, role: Role) -> _Noise:
-    """Return the noise that a graph's input asks for."""
-    kinds = [spec.noise for spec in engine.manifest.graphs[role].inputs]
-    return _normal if "normal" in kinds else _uniform
-
-
-def _normal(
-    seed: int, stream: Stream, *, start: int, rows: int, shape: Sequence[int]
-) -> npt.NDArray[np.float32]:
-    flat = noise.normal(seed, stream, start=start, rows=rows, size=int(np.prod(shape)))
-    return flat.reshape(rows, *shape).astype(np.float32)
-
-
-def _uniform(
-    seed: int, stream: Stream, *, start: int, rows: int, shape: Sequence[int]
-) -> npt.NDArray[np.float32]:
-    flat = noise.uniform(seed, stream, start=start, rows=rows, size=int(np.prod(shape)))
-    rounded = flat.reshape(rows, *shape).astype(np.float32)
-    return np.minimum(rounded, noise.BELOW_ONE)
-
-
-def _cells(
-    draw: _Noise, seed: int, stream: Stream, *, rows: int, first: int, draws: int,
-    shape: Sequence[int],
-) -> npt.NDArray[np.float32]:  # fmt: skip
-    """Return noise of shape (rows, draws, *shape): draws first, first + 1, ... of each row."""
-    cells = np.empty((rows, draws, *shape), dtype=np.float32)
-    for row in range(rows):
-        cells[row] = draw(seed, stream, start=row * noise.DRAWS + first, rows=draws, shape=shape)
-    return cells
+    return Given(wanted)

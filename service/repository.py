@@ -2,15 +2,15 @@
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from service import bundle
+from service.batching import Batcher
 from service.engine import Engine
 from service.errors import ModelNotFound, NotReady, RequestMalformed, ServiceError
-from service.session import Device, cores
+from service.session import Device
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,9 @@ class Repository:
     Args:
         folder: Where the bundles lie.
         device: Where their graphs run.
-        threads: Dispatcher threads of a CPU; None for as many as there are cores.
+        batcher: Whose workers run them.
         max_batch_rows: Most rows of one run.
+        max_batch_s: Longest run, as far as a smaller bucket can help.
         default: Name of the model that is meant when none is named.
     """
 
@@ -50,8 +51,9 @@ class Repository:
         folder: Path,
         device: Device,
         *,
-        threads: int | None = None,
-        max_batch_rows: int = 64,
+        batcher: Batcher,
+        max_batch_rows: int = 512,
+        max_batch_s: float = 0.025,
         default: str | None = None,
     ) -> None:
         self.folder = folder
@@ -60,10 +62,9 @@ class Repository:
         self.models = {n: Model(n, bundle.versions(folder, n)) for n in bundle.names(folder)}
         self.loaded = False
         self._stopped = False
+        self.batcher = batcher
         self._max_batch_rows = max_batch_rows
-        self._executor = ThreadPoolExecutor(
-            threads or (cores() if device.kind == "cpu" else 1), thread_name_prefix="dispatcher"
-        )
+        self._max_batch_s = max_batch_s
 
     def load(self) -> None:
         """Load the newest sound version of every model. Blocks; call it from a thread."""
@@ -76,10 +77,6 @@ class Repository:
     def stop_loading(self) -> None:
         """Make `load` return after the model that it is at."""
         self._stopped = True
-
-    def close(self) -> None:
-        """Wait for the runs under way and end the threads."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
 
     @property
     def ready(self) -> bool:
@@ -143,8 +140,9 @@ class Repository:
                 model.engine = Engine(
                     bundle.read(self.folder / model.name / str(version)),
                     self.device,
-                    executor=self._executor,
+                    batcher=self.batcher,
                     max_batch_rows=self._max_batch_rows,
+                    max_batch_s=self._max_batch_s,
                 )
             except ServiceError as error:
                 model.problems[version] = error.detail

@@ -7,11 +7,12 @@ node). All are closed or made visible here: docs/operations.md, "Devices".
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper
 
 from service.bundle import Bundle
@@ -105,7 +106,9 @@ def _prove_cuda() -> None:
         raise DeviceUnavailable("CUDA was asked for, and the graph ran elsewhere or wrongly.")
 
 
-def _create(model: bytes, device: Device) -> onnxruntime.InferenceSession:
+def _create(
+    model: bytes, device: Device, index: int = 0, *, capture: bool = False
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # One thread inside a run: results then do not depend on how work was cut, and several runs
     # at once use the cores better (reference measurement: 1.9x with two).
@@ -117,7 +120,8 @@ def _create(model: bytes, device: Device) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     providers: list[Any] = [_PROVIDERS["cpu"]]
     if device.kind == "cuda":
-        providers = [(_PROVIDERS["cuda"], _CUDA_OPTIONS)]
+        own = {"device_id": str(index), "enable_cuda_graph": str(int(capture))}
+        providers = [(_PROVIDERS["cuda"], _CUDA_OPTIONS | own)]
     # Without enable_fallback=0 a failing CUDA session is recreated on the CPU with a mere print.
     return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
@@ -132,67 +136,183 @@ def _nodes(session: onnxruntime.InferenceSession) -> dict[str, int]:
 
 
 class Session:
-    """One graph of a bundle on one device. Safe to run from several threads at once.
+    """One graph of a bundle on one device.
+
+    On a CPU it is safe to run from several threads at once. On CUDA it has buffers of its own
+    for every shape, and if the graph allows it a CUDA graph that was captured on them: one
+    thread at a time.
+
+    Args:
+        bundle: Where the graph comes from.
+        role: Which; another role of the same file may be run by this session as well.
+        device: What kind of device.
+        index: Which of them.
+        bind: Whether runs go through buffers on the device. Always so on CUDA.
 
     Raises:
         BundleInvalid: ONNX Runtime cannot load the graph, or not on this device.
     """
 
-    def __init__(self, bundle: Bundle, role: Role, device: Device) -> None:
+    def __init__(
+        self, bundle: Bundle, role: Role, device: Device, index: int = 0, *, bind: bool = False
+    ) -> None:
         self.role = role
         self.graph = bundle.manifest.graphs[role]
-        self._where = f"{bundle.folder / self.graph.file}"
-        try:
-            self._session = _create(bundle.graph(role), device)
-        except Exception as error:  # no common class, as above
-            raise BundleInvalid(
-                f"{self._where}: ONNX Runtime cannot load it on {device.kind}: {error}",
-                field=self.graph.file,
-            ) from error
+        self.where = f"{bundle.folder / self.graph.file}"
+        self.is_captured = False
+        """Whether runs replay a CUDA graph."""
+        self._place = device.kind
+        self._index = index
+        self._bindings: dict[tuple[object, ...], Binding] = {}
+        self._binds = bind or device.kind == "cuda"
+        data = bundle.graph(role)
+        self._session = self._load(data, device)
         self.nodes = _nodes(self._session)
         """How many nodes run where: {"cuda": 40, "cpu": 2}. Shape arithmetic stays on the CPU."""
         if device.kind not in self.nodes:
             raise BundleInvalid(
-                f"{self._where}: none of its nodes runs on {device.kind}.", field=self.graph.file
+                f"{self.where}: none of its nodes runs on {device.kind}.",
+                field=self.graph.file,
             )
+        if device.kind == "cuda" and set(self.nodes) == {"cuda"} and not _branches(data):
+            self._session = self._load(data, device, capture=True)
+            self.is_captured = True
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
-        """Return the named outputs (default: all) for these inputs.
+        """Return the named outputs (default: those of its role) for these inputs.
 
         Raises:
             EngineFailed: ONNX Runtime refused or failed.
         """
-        names = list(outputs or (spec.name for spec in self.graph.outputs))
+        outputs = outputs or [spec.name for spec in self.graph.outputs]
         try:
-            values = self._session.run(names, dict(feeds))
+            if self._binds:
+                values = self._bound(feeds, outputs)
+            else:
+                values = self._session.run(list(outputs), dict(feeds))
         except Exception as error:  # no common class, as above
-            raise EngineFailed(f"{self._where} failed: {error}") from error
-        return dict(zip(names, values, strict=True))
+            raise EngineFailed(f"{self.where} failed: {error}") from error
+        return dict(zip(outputs, values, strict=True))
+
+    def _bound(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        key = (*outputs, *(array.shape for array in feeds.values()))
+        if key not in self._bindings:
+            # A captured graph is known by its number; 0 is ONNX Runtime's own default.
+            number = len(self._bindings) + 1 if self.is_captured else None
+            self._bindings[key] = Binding(
+                self._session, feeds, outputs, place=(self._place, self._index), number=number
+            )
+        return self._bindings[key].run(feeds)
+
+    def _load(
+        self, data: bytes, device: Device, *, capture: bool = False
+    ) -> onnxruntime.InferenceSession:
+        try:
+            return _create(data, device, self._index, capture=capture)
+        except Exception as error:  # no common class, as above
+            raise BundleInvalid(
+                f"{self.where}: ONNX Runtime cannot load it on {device.kind}: {error}",
+                field=self.graph.file,
+            ) from error
 
 
-def replay(bundle: Bundle, session: Session) -> dict[str, float]:
+class Binding:
+    """Buffers on a device for one shape of a graph: same addresses, run after run.
+
+    Args:
+        session: Runs the graph.
+        feeds: Inputs of this shape.
+        outputs: Which outputs.
+        place: Kind and index of the device.
+        number: Of the CUDA graph that is captured on these buffers, if one is.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str],
+        *,
+        place: tuple[str, int],
+        number: int | None,
+    ) -> None:
+        self._session = session
+        self._options = onnxruntime.RunOptions()
+        if number is not None:
+            self._options.add_run_config_entry("gpu_graph_id", str(number))
+        # Not made from the arrays themselves, which on a CPU would become the buffers.
+        self._inputs = {
+            name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                array.shape, array.dtype, *place
+            )
+            for name, array in feeds.items()
+        }
+        self._fill(feeds)
+        # The first run says how large the outputs are; its buffers are kept for the others.
+        first = session.io_binding()
+        self._bind_inputs(first)
+        for name in outputs:
+            first.bind_output(name, *place)
+        plain = onnxruntime.RunOptions()
+        if number is not None:
+            plain.add_run_config_entry("gpu_graph_id", "-1")  # captures nothing
+        session.run_with_iobinding(first, plain)
+        self._outputs = dict(zip(outputs, first.get_outputs(), strict=True))
+        self._binding = session.io_binding()
+        self._bind_inputs(self._binding)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Return the outputs, copied off the device."""
+        self._fill(feeds)
+        self._session.run_with_iobinding(self._binding, self._options)
+        # On a CPU numpy() may be the buffer itself, which the next run overwrites.
+        return [np.array(value.numpy()) for value in self._outputs.values()]
+
+    def _fill(self, feeds: Mapping[str, Array]) -> None:
+        for name, array in feeds.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
+
+    def _bind_inputs(self, binding: onnxruntime.IOBinding) -> None:
+        for name, value in self._inputs.items():
+            binding.bind_ortvalue_input(name, value)
+
+
+def _branches(data: bytes) -> bool:
+    """Return whether a graph decides at run time what it runs, which none can capture."""
+    operators = {node.op_type for node in onnx.load_model_from_string(data).graph.node}
+    return not operators.isdisjoint({"If", "Loop", "Scan"})
+
+
+def replay(bundle: Bundle, role: Role, sessions: Iterable[Session]) -> dict[str, float]:
     """Return, by output, the largest |answer - float64 reference| over the golden vectors.
+
+    Args:
+        bundle: Has the vectors and the tolerances.
+        role: Whose.
+        sessions: Everything that is to serve this role.
 
     Raises:
         BundleInvalid: An output is farther away than the manifest's tolerance allows.
     """
-    role, graph = session.role, session.graph
-    golden = bundle.golden
-    answers = session.run({spec.name: golden[f"{role}.{spec.name}"] for spec in graph.inputs})
-    errors = {}
-    for name, answer in answers.items():
-        reference = golden[f"{role}.{name}"]
-        tolerance = graph.tolerance[name]
-        error = np.abs(answer.astype(np.float64) - reference)
-        allowed = tolerance.absolute + tolerance.relative * np.abs(reference)
-        if not (error <= allowed).all():  # so written, NaN fails too
-            raise BundleInvalid(
-                f"{bundle.folder / graph.file}: on this device {role}.{name} is off by "
-                f"{error.max():.2g} from the golden vectors; {tolerance.absolute:.2g} + "
-                f"{tolerance.relative:.2g} relative is allowed.",
-                field=f"{role}.{name}",
-            )
-        errors[name] = float(error.max())
+    graph, golden = bundle.manifest.graphs[role], bundle.golden
+    feeds = {spec.name: golden[f"{role}.{spec.name}"] for spec in graph.inputs}
+    errors: dict[str, float] = {}
+    for session in sessions:
+        for name, answer in session.run(feeds, [spec.name for spec in graph.outputs]).items():
+            reference = golden[f"{role}.{name}"]
+            tolerance = graph.tolerance[name]
+            error = np.abs(answer.astype(np.float64) - reference)
+            allowed = tolerance.absolute + tolerance.relative * np.abs(reference)
+            if not (error <= allowed).all():  # so written, NaN fails too
+                raise BundleInvalid(
+                    f"{session.where}: on this device {role}.{name} is off by "
+                    f"{error.max():.2g} from the golden vectors; {tolerance.absolute:.2g} + "
+                    f"{tolerance.relative:.2g} relative is allowed.",
+                    field=f"{role}.{name}",
+                )
+            errors[name] = max(errors.get(name, 0.0), float(error.max()))
     return errors

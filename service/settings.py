@@ -32,12 +32,33 @@ class Settings(BaseSettings):
     threads: int | None = Field(
         None, ge=1, description="Graphs run at once on a CPU. Default: the cores it may use."
     )
+    gpus: int = Field(1, ge=1, le=16, description="How many GPUs serve, the first ones there are.")
     max_batch_rows: int = Field(
-        64,
+        512,
         ge=8,
         le=4096,
         multiple_of=8,  # Graph.rows_exact_at
         description="Most rows of one run, a multiple of 8; a larger request is cut into slices.",
+    )
+    max_batch_ms: float = Field(
+        25.0,
+        gt=0,
+        description="Longest run, in milliseconds, where smaller batches can make it shorter: "
+        "what a request may have to wait for another one's.",
+    )
+    max_wait_s: float = Field(
+        10.0, gt=0, description="A request that would end later than this is refused with 429."
+    )
+    timeout_s: float = Field(
+        60.0, gt=0, description="A request that is not answered by then gets 504."
+    )
+    drain_s: float = Field(
+        20.0,
+        gt=0,
+        description="How long what has begun may take after SIGTERM; compose waits for 30 s.",
+    )
+    max_stream_rows: int = Field(
+        100_000_000, ge=1, description="Most rows of an answer that streams (npy, NDJSON)."
     )
     max_values: int = Field(
         2**22, ge=1024, description="Most numbers in one answer: rows times values of a row."

@@ -100,6 +100,14 @@ def to_npy(array: Array) -> bytes:
     return stream.getvalue()
 
 
+def npy_header(shape: Sequence[int]) -> bytes:
+    """Return how an npy file of float32 begins, whose rows follow in C order."""
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
 def to_json(array: Array) -> object:
     """Return what orjson can write: the array itself, or lists where JSON has no such number.
 

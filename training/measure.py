@@ -12,8 +12,8 @@ from service.tensors import Array
 
 ROWS = 64
 """Rows of the largest batch: what the service runs at once unless it is told otherwise."""
-DRAWS = (4, 16, 64)
-"""The numbers of draws that the service pads to, `DRAW_BUCKETS` in its engine."""
+DRAWS = (4, 16)
+"""The numbers of draws that the service pads to, `WIDTHS` in its engine."""
 
 
 def measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -28,7 +28,7 @@ def measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
         session = Session(draft, role, Device("cpu"))
         graphs[role] = graph.model_copy(
             update={
-                "parity": replay(draft, session),
+                "parity": replay(draft, role, [session]),
                 "rows_exact_at": rows_exact_at(session, draft.golden),
             }
         )

@@ -18,7 +18,10 @@ from service.manifest import Manifest
 from service.tensors import Array
 
 PNG = "image/png"
+NDJSON = "application/x-ndjson"
 GRID_COLUMNS = 8
+PIECE_VALUES = 2**14
+"""Numbers of an array that are written as JSON at once: about a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,16 @@ class Result:
     headers: Mapping[str, str]
 
 
-def negotiate(request: Request, manifest: Manifest, *, makes_events: bool) -> str:
+def negotiate(
+    request: Request, manifest: Manifest, *, makes_events: bool, streams: bool = False
+) -> str:
     """Return the format that the Accept header wants most; of equals JSON, then npy, then PNG.
 
     Args:
         request: Without an Accept header it takes anything.
         manifest: Of the model. One that makes images has pictures to offer.
         makes_events: Whether the answer is x.
+        streams: Whether it can be one of NDJSON.
 
     Raises:
         NotAcceptable: It wants none of those that this call can give.
@@ -51,7 +57,7 @@ def negotiate(request: Request, manifest: Manifest, *, makes_events: bool) -> st
         RFC 9110, section 12.5.1: the most specific range decides a type's quality.
     """
     is_picture = makes_events and manifest.event.kind == "image"
-    offered = [JSON, NPY, PNG] if is_picture else [JSON, NPY]
+    offered = [JSON, NPY, *[PNG] * is_picture, *[NDJSON] * streams]
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
     ranges = _ranges(accept)
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))
@@ -112,10 +118,26 @@ async def write(result: Result, media_type: str, *, columns: int | None = None) 
 
 def json(fields: Mapping[str, Any]) -> bytes:
     """Return a JSON object whose values may be arrays, or objects of arrays."""
-    return orjson.dumps(
-        {key: _plain(value) for key, value in fields.items()},
-        option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
-    )
+    parts = [b"%s:%s" % (orjson.dumps(key), _json(value)) for key, value in fields.items()]
+    return b"{%s}\n" % b",".join(parts)
+
+
+def _json(value: object) -> bytes:
+    """Return one value. An array of many numbers is written in pieces.
+
+    orjson keeps the interpreter to itself while it writes, and the event loop with it.
+    """
+    if isinstance(value, dict):
+        return json(value)[:-1]
+    if not isinstance(value, np.ndarray):
+        return orjson.dumps(value)
+    if value.size <= PIECE_VALUES or value.ndim == 0:
+        return orjson.dumps(tensors.to_json(value), option=orjson.OPT_SERIALIZE_NUMPY)
+    if len(value) == 1:
+        return b"[%s]" % _json(value[0])
+    rows = max(1, PIECE_VALUES * len(value) // value.size)
+    pieces = [_json(value[first : first + rows])[1:-1] for first in range(0, len(value), rows)]
+    return b"[%s]" % b",".join(pieces)
 
 
 def or_null(array: Array) -> list[float | None]:
@@ -144,12 +166,6 @@ def png(pixels: Array, *, columns: int | None = None) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return tensors.to_json(value) if isinstance(value, np.ndarray) else value
 
 
 def _size(value: object) -> int:

@@ -112,7 +112,7 @@ async def read(request: Request, schema: type[Call], *, limit: int) -> Asked[Cal
     query = schemas.from_query(schema, request.query_params.multi_items())
     if request.method in ("GET", "HEAD"):
         return Asked(query, "", b"")
-    body = await _read_all(request, limit=limit)
+    body = await read_all(request, limit=limit)
     if not body:
         return Asked(query, "", b"")
     media_type = _media_type(request, schema, body)
@@ -151,7 +151,7 @@ def _media_type(request: Request, schema: type[schemas.Parameters], body: bytes)
     return media_type
 
 
-async def _read_all(request: Request, *, limit: int) -> bytes:
+async def read_all(request: Request, *, limit: int) -> bytes:
     """Return the body, counted while it comes, whatever its headers promise."""
     promised = request.headers.get("content-length", "0")
     too_large = promised.isdecimal() and int(promised) > limit

@@ -90,7 +90,7 @@ def _summary(model: Model) -> dict[str, Any]:
         "device": {
             "kind": engine.device.kind,
             "reason": engine.device.reason,
-            "nodes": {role: session.nodes for role, session in engine.sessions.items()},
+            "nodes": {role: sessions[0].nodes for role, sessions in engine.sessions.items()},
         },
     }
 

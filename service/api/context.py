@@ -1,10 +1,12 @@
 """What the routes work with: the settings and the models of the app that they belong to."""
 
 import secrets
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.api.patience import Drain, allowed_s, patience
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.repository import Repository
@@ -15,10 +17,19 @@ EXACT_IN_JAVASCRIPT = 2**53
 
 @dataclass(frozen=True)
 class Context:
-    """Settings and models of one app."""
+    """Settings and models of one app, and whether it is shutting down."""
 
     settings: Settings
     repository: Repository
+    drain: Drain
+
+    def patience(self, request: Request) -> AbstractAsyncContextManager[None]:
+        """Return the context in which a request is worked on, once its body was read.
+
+        Raises:
+            InputInvalid: Its header says no time.
+        """
+        return patience(request.receive, allowed_s(request, self.settings.timeout_s))
 
     def check_values(self, engine: Engine, rows: int, *, field: str) -> None:
         """Pass if an answer of so many events or latents is within the limit.

@@ -1,21 +1,23 @@
 """Calls that make events: /sample from a seed, /decode from given z."""
 
-from typing import Literal
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import operations
-from service.api import answers, bodies, context, schemas
-from service.api.answers import PNG, Result
-from service.api.bodies import JSON
+from service.api import answers, bodies, context, schemas, streams
+from service.api.answers import NDJSON, PNG, Result
+from service.api.bodies import JSON, NPY
 from service.api.documentation import describe
 from service.bundle import digest
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.noise import ROWS
 from service.runtime import onnxruntime
+from service.settings import Settings
 
 router = APIRouter()
 
@@ -49,9 +51,11 @@ async def _sample(request: Request) -> Response:
     asked = await bodies.read(request, schemas.Sample, limit=here.settings.max_body_bytes)
     call = asked.parameters
     engine = here.repository.engine(call.model, call.version)
-    media_type = answers.negotiate(request, engine.manifest, makes_events=True)
-    here.check_values(engine, call.n, field="n")
-    _check_sample(call, media_type)
+    media_type = answers.negotiate(request, engine.manifest, makes_events=True, streams=True)
+    is_stream = _streams(call, engine, media_type)
+    if not is_stream:
+        here.check_values(engine, call.n, field="n")
+    _check_sample(call, media_type, here.settings)
 
     seed, start = context.seed_or_new(call.seed), call.start
     headers = context.headers(engine, seed=seed, start=start)
@@ -61,8 +65,7 @@ async def _sample(request: Request) -> Response:
             return Response(status_code=304, headers={"Vary": "Accept", **headers})
 
     output = _output(media_type)
-    answer = await operations.sample(
-        engine,
+    drawing = operations.Drawing(
         n=call.n,
         seed=seed,
         start=start,
@@ -70,27 +73,84 @@ async def _sample(request: Request) -> Response:
         temperature=call.temperature,
         observation=call.observation,
         include=call.include,
-        output=output,
+        outputs=[output],
     )
+    if is_stream:
+        return await _stream(request, engine, drawing, headers=headers, media_type=media_type)
+    async with here.patience(request):
+        answer = await operations.sample(engine, drawing)
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, "seed": seed, "start": start, **answer}, output, headers)
     return await answers.write(result, media_type, columns=call.columns)
 
 
-def _output(media_type: str) -> Literal["x", "pixels"]:
+def _streams(call: schemas.Sample, engine: Engine, media_type: str) -> bool:
+    """Return whether the answer is sent while it is made."""
+    if media_type == NPY:
+        return call.n * engine.manifest.event.size * 4 > operations.WINDOW_BYTES
+    return media_type == NDJSON
+
+
+async def _stream(
+    request: Request,
+    engine: Engine,
+    drawing: operations.Drawing,
+    *,
+    headers: dict[str, str],
+    media_type: str,
+) -> Response:
+    """Return an answer that is made while it is sent, once its first rows are there.
+
+    What can be wrong with the request is wrong with its first rows, and is said by the status.
+    """
+    here = context.of(request)
+    headers = {"Vary": "Accept", **headers}
+    shape = (drawing.n, *engine.manifest.event.shape)
+    if media_type == NPY:
+        headers["Content-Length"] = str(streams.npy_size(shape))
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=media_type)
+    windows = operations.stream(engine, drawing)
+    async with here.patience(request):
+        first = await anext(windows)
+    all_windows = _chain(first, windows)
+    if media_type == NPY:
+        chunks = streams.npy(all_windows, shape=shape, drain=here.drain)
+    else:
+        chunks = streams.ndjson(all_windows, start=drawing.start, drain=here.drain)
+    return streams.Stream(chunks, headers=headers, media_type=media_type)
+
+
+async def _chain(
+    first: operations.Answer, others: AsyncGenerator[operations.Answer, None]
+) -> AsyncGenerator[operations.Answer, None]:
+    async with aclosing(others):
+        yield first
+        async for each in others:
+            yield each
+
+
+def _output(media_type: str) -> operations.Picture:
     return "pixels" if media_type == PNG else "x"
 
 
-def _check_sample(call: schemas.Sample, media_type: str) -> None:
+def _check_sample(call: schemas.Sample, media_type: str, settings: Settings) -> None:
+    if call.n > settings.max_stream_rows:
+        raise InputInvalid(
+            f"field 'n': at most {settings.max_stream_rows} rows in one stream; got {call.n}. "
+            "Ask for the others by 'start' in further calls.",
+            field="n",
+        )
     if call.start + call.n > ROWS:
         raise InputInvalid(
             f"field 'start': the last row of a seed is {ROWS - 1}; got {call.start} + {call.n} "
             "rows.",
             field="start",
         )
-    if call.include and media_type != JSON:
+    if call.include and media_type not in (JSON, NDJSON):
         raise InputInvalid(
-            f"field 'include': only {JSON} has room beside x; {media_type} was asked for.",
+            f"field 'include': only {JSON} and {NDJSON} have room beside x; {media_type} was "
+            "asked for.",
             field="include",
         )
 
@@ -142,7 +202,8 @@ async def decode(request: Request) -> Response:
     z = await asked.rows(engine.manifest.latent.shape)
     here.check_values(engine, len(z), field="z")
     output = _output(media_type)
-    answer = await operations.decode(engine, z, label=call.label, output=output)
+    async with here.patience(request):
+        answer = await operations.decode(engine, z, label=call.label, output=output)
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, **answer}, output, context.headers(engine))
     return await answers.write(result, media_type, columns=call.columns)

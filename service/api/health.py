@@ -7,7 +7,7 @@ from starlette.responses import Response
 from service.api import context
 from service.api.bodies import JSON
 from service.api.documentation import problems
-from service.errors import NotReady
+from service.errors import Draining, NotReady
 
 router = APIRouter()
 
@@ -21,10 +21,13 @@ async def livez() -> Response:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_class=Response, summary="Is it ready?",
-            responses=problems("not_ready"))  # fmt: skip
+            responses=problems("not_ready", "draining"))  # fmt: skip
 async def readyz(request: Request) -> Response:
     """Return 200 once every model was tried and at least one is verified, warm and served."""
-    repository = context.of(request).repository
+    here = context.of(request)
+    repository = here.repository
+    if here.drain.has_begun:
+        raise Draining("The service is shutting down.")
     if not repository.loaded:
         raise NotReady("Models are being loaded.")
     if not repository.ready:

@@ -82,7 +82,8 @@ async def encode(request: Request) -> Response:
     reading.here.check_values(engine, len(reading.x), field="x")
     if draws is not None:
         reading.here.check_draws(len(reading.x), draws)
-    answer = await operations.encode(engine, reading.x, draws=draws, seed=reading.seed)
+    async with reading.here.patience(request):
+        answer = await operations.encode(engine, reading.x, draws=draws, seed=reading.seed)
     posterior = None
     is_random = engine.manifest.density.estimator == "dequantisation"
     if "mean" in answer:
@@ -115,7 +116,10 @@ async def log_density(request: Request) -> Response:
     if estimated:
         draws = draws or DEFAULT_DRAWS
         reading.here.check_draws(len(reading.x), draws)
-    answer = await operations.log_density(reading.engine, reading.x, draws=draws, seed=reading.seed)
+    async with reading.here.patience(request):
+        answer = await operations.log_density(
+            reading.engine, reading.x, draws=draws, seed=reading.seed
+        )
     value = answer["log_density"]
     fields: dict[str, Any] = {
         "log_density": value,
@@ -146,7 +150,8 @@ async def elbo(request: Request) -> Response:
     reading = await _read(request, schemas.Elbo, "elbo")
     draws = reading.call.draws or DEFAULT_DRAWS
     reading.here.check_draws(len(reading.x), draws)
-    answer = await operations.elbo(reading.engine, reading.x, draws=draws, seed=reading.seed)
+    async with reading.here.patience(request):
+        answer = await operations.elbo(reading.engine, reading.x, draws=draws, seed=reading.seed)
     fields = {
         **answer,
         "standard_error": or_null(answer["standard_error"]),

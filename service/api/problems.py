@@ -1,4 +1,7 @@
-"""Errors as RFC 9457 problem+json. The only place that knows which class has which status."""
+"""Errors as RFC 9457 problem+json. The only place that knows which class has which status.
+
+Under /v2 they are what the Open Inference Protocol wants instead: {"error": "..."}.
+"""
 
 import logging
 from typing import Any
@@ -30,14 +33,23 @@ STATUS: dict[type[ServiceError], int] = {
     errors.BodyTooLarge: 413,
     errors.MediaTypeUnsupported: 415,
     errors.InputInvalid: 422,
+    errors.QueueFull: 429,
     errors.EngineFailed: 500,
+    errors.NotANumber: 500,
     errors.BundleInvalid: 500,
     errors.DeviceUnavailable: 500,
+    errors.Draining: 503,
     errors.NotReady: 503,
+    errors.DeadlineExceeded: 504,
 }
+
+_PROTOCOL = "/v2"
+_PROTOCOL_STATUS = {409: 400, 422: 400}
+"""Where the clients of the protocol know another status, as Triton has it."""
 
 _HEADERS: dict[type[ServiceError], dict[str, str]] = {
     errors.NotReady: {"Retry-After": str(RETRY_AFTER_S)},
+    errors.Draining: {"Retry-After": str(RETRY_AFTER_S)},
     # What is left of the body was not read, so nothing else can follow on this connection.
     errors.BodyTooLarge: {"Connection": "close"},
 }
@@ -80,6 +92,29 @@ def problem(
     )
 
 
+def _answer(
+    request: Request,
+    *,
+    status: int,
+    code: str,
+    detail: str,
+    field: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Return an error in the form that the address's clients read."""
+    path = request.url.path
+    if path == _PROTOCOL or path.startswith(f"{_PROTOCOL}/"):
+        return Response(
+            orjson.dumps({"error": detail}),
+            _PROTOCOL_STATUS.get(status, status),
+            {"Cache-Control": "no-store", **(headers or {})},
+            "application/json",
+        )
+    return problem(
+        status=status, code=code, detail=detail, field=field, instance=path, headers=headers
+    )
+
+
 async def _refuse(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         raise error
@@ -88,14 +123,20 @@ async def _refuse(request: Request, error: Exception) -> Response:
         # The trace and the paths in it are for the operator.
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         detail = "The model failed on this request. It is a bug; the service's log has the trace."
-    return problem(
+    return _answer(
+        request,
         status=status,
         code=error.code,
         detail=detail,
         field=error.field,
-        instance=request.url.path,
-        headers=_HEADERS.get(type(error)),
+        headers=_headers(error),
     )
+
+
+def _headers(error: ServiceError) -> dict[str, str] | None:
+    if isinstance(error, errors.QueueFull):
+        return {"Retry-After": str(error.retry_after_s)}
+    return _HEADERS.get(type(error))
 
 
 async def _refuse_address(request: Request, error: Exception) -> Response:
@@ -134,9 +175,9 @@ async def _say_nothing(request: Request, error: Exception) -> Response:
 
 async def _apologise(request: Request, error: Exception) -> Response:
     """Return 500. Starlette raises the error again, so the server logs it with its trace."""
-    return problem(
+    return _answer(
+        request,
         status=500,
         code="internal",
         detail="The service failed on this request. It is a bug; its log has the trace.",
-        instance=request.url.path,
     )

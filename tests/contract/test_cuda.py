@@ -22,4 +22,4 @@ def test_golden_vectors_come_out_on_cuda(folder: Path) -> None:
     for role in read.manifest.graphs:
         session = Session(read, role, device)
         assert session.nodes["cuda"] > session.nodes.get("cpu", 0)
-        replay(read, session)
+        replay(read, role, [session])

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from service import bundle, operations
+from service.batching import Batcher
 from service.engine import Engine
 from service.session import Device
 from tests.contract.test_shipped_bundles import MODELS
@@ -19,14 +20,14 @@ Points = npt.NDArray[np.float32]
 @pytest.fixture(scope="module")
 def moons() -> Iterator[Engine]:
     newest = bundle.versions(MODELS, "moons-flow")[0]
-    with ThreadPoolExecutor(2) as executor:
+    with closing(Batcher(devices=2)) as batcher:
         read = bundle.read(MODELS / "moons-flow" / str(newest))
-        yield Engine(read, Device("cpu"), executor=executor, max_batch_rows=1024)
+        yield Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=1024)
 
 
 @pytest.fixture(scope="module")
 def samples(moons: Engine) -> Points:
-    return asyncio.run(operations.sample(moons, n=20_000, seed=1))["x"]
+    return asyncio.run(operations.sample(moons, operations.Drawing(n=20_000, seed=1)))["x"]
 
 
 @pytest.fixture(scope="module")

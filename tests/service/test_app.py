@@ -1,12 +1,14 @@
 """The app's start and end, and the settings it is started with."""
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from service import app as module
+from service.batching import Batcher
 from service.errors import DeviceUnavailable
 from service.repository import Repository
 from service.session import Device
@@ -27,11 +29,11 @@ def test_device_is_chosen_before_anything_is_loaded(
 
 def test_stop_while_loading_leaves_no_thread(models: Path) -> None:
     before = set(threading.enumerate())
-    repository = Repository(models, Device("cpu"), threads=1)
-    repository.stop_loading()
-    repository.load()
+    with closing(Batcher(devices=2)) as batcher:
+        repository = Repository(models, Device("cpu"), batcher=batcher)
+        repository.stop_loading()
+        repository.load()
     assert not repository.loaded
-    repository.close()
     assert set(threading.enumerate()) <= before
 
 

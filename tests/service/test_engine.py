@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +11,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import bundle
-from service.engine import DRAW_BUCKETS, Engine
+from service.batching import Batcher
+from service.engine import WIDTHS, Engine
 from service.errors import BundleInvalid, EngineFailed
 from service.session import Device, Session
 from tests.service.bundles import AFFINE, MIX, PPCA, SHIFT, TILES, Tiny
 
 
 @pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as threads:
-        yield threads
+def batcher() -> Iterator[Batcher]:
+    with closing(Batcher(devices=2)) as batcher:
+        yield batcher
 
 
-def engine_of(models: Path, tiny: Tiny, executor: Executor, rows: int = 16) -> Engine:
+def engine_of(models: Path, tiny: Tiny, batcher: Batcher, rows: int = 16) -> Engine:
     read = bundle.read(models / tiny.name / "1")
-    return Engine(read, Device("cpu"), executor=executor, max_batch_rows=rows)
+    return Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=rows, max_batch_s=1)
 
 
 @pytest.fixture(scope="module")
-def affine(models: Path, executor: Executor) -> Engine:
-    return engine_of(models, AFFINE, executor)
+def affine(models: Path, batcher: Batcher) -> Engine:
+    return engine_of(models, AFFINE, batcher)
 
 
 @pytest.fixture(scope="module")
-def ppca(models: Path, executor: Executor) -> Engine:
-    return engine_of(models, PPCA, executor)
+def ppca(models: Path, batcher: Batcher) -> Engine:
+    return engine_of(models, PPCA, batcher)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 17, 100])
@@ -82,7 +83,7 @@ def test_draws_are_padded_and_cut_like_rows(ppca: Engine, rows: int, draws: int)
 
 
 def test_runtime_only_ever_sees_the_buckets(
-    models: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
+    models: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: set[tuple[int, ...]] = set()
     run = Session.run
@@ -91,7 +92,7 @@ def test_runtime_only_ever_sees_the_buckets(
         shapes.add(feeds["noise"].shape[:2] if "noise" in feeds else feeds["x"].shape[:1])
         return run(self, feeds, *args)  # type: ignore[arg-type]
 
-    engine = engine_of(models, PPCA, executor)
+    engine = engine_of(models, PPCA, batcher)
     monkeypatch.setattr(Session, "run", record)
     for rows in range(1, 40, 3):
         x = np.zeros((rows, 3), np.float32)
@@ -99,17 +100,21 @@ def test_runtime_only_ever_sees_the_buckets(
         for draws in (1, 5, 17, 64):
             asyncio.run(engine.run("elbo", {"x": x, "noise": np.zeros((rows, draws, 2), "f4")}))
     assert {shape[0] for shape in shapes} == {8, 16}
-    assert {shape[1] for shape in shapes if len(shape) == 2} == set(DRAW_BUCKETS)
+    assert {shape[1] for shape in shapes if len(shape) == 2} == set(WIDTHS)
 
 
 def test_buckets_are_powers_of_two_up_to_a_whole_batch(affine: Engine) -> None:
-    graph = affine.manifest.graphs["decode"]
-    assert affine.buckets(graph) == [8, 16]
-    assert affine.buckets(graph.model_copy(update={"rows_exact_at": None})) == [1, 2, 4, 8, 16]
+    assert affine.lanes["decode", None].buckets == (8, 16)
 
 
-def test_only_the_outputs_that_are_asked_for_come_back(models: Path, executor: Executor) -> None:
-    engine = engine_of(models, TILES, executor)
+def test_no_bucket_takes_longer_than_a_run_may(models: Path, batcher: Batcher) -> None:
+    read = bundle.read(models / AFFINE.name / "1")
+    engine = Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=512, max_batch_s=1e-9)
+    assert engine.lanes["decode", None].buckets == (8,)
+
+
+def test_only_the_outputs_that_are_asked_for_come_back(models: Path, batcher: Batcher) -> None:
+    engine = engine_of(models, TILES, batcher)
     feeds = {"z": np.zeros((3, 2), np.float32), "label": np.array([0, 1, 2])}
     answer = asyncio.run(engine.run("decode", feeds, ["pixels"]))
     assert answer.keys() == {"pixels"}
@@ -131,7 +136,7 @@ def test_failing_graph_fails_its_caller_alone(affine: Engine) -> None:
 
 
 def test_bundle_whose_golden_vectors_do_not_come_out_makes_no_engine(
-    tmp_path: Path, executor: Executor
+    tmp_path: Path, batcher: Batcher
 ) -> None:
     wrong = Tiny(
         name="wrong",
@@ -142,7 +147,7 @@ def test_bundle_whose_golden_vectors_do_not_come_out_makes_no_engine(
     )
     wrong.publish(tmp_path)
     with pytest.raises(BundleInvalid, match="golden vectors"):
-        engine_of(tmp_path, wrong, executor)
+        engine_of(tmp_path, wrong, batcher)
 
 
 def test_engine_says_what_the_replay_measured(affine: Engine) -> None:

@@ -3,19 +3,20 @@
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service import bundle, noise, operations
+from service.batching import Batcher
 from service.engine import Engine
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid
+from service.feeds import Draws, Noise
 from service.manifest import Density, Event, Interface, Latent
+from service.noise import Stream
 from service.operations import Answer
 from service.session import Device
 from tests.service import bundles
@@ -24,12 +25,12 @@ from tests.service.bundles import ALL, BIAS, NOISE, TO_PIXELS, WEIGHT, Tiny
 
 @pytest.fixture(scope="module")
 def engines(models: Path) -> Iterator[dict[str, Engine]]:
-    with ThreadPoolExecutor(1) as threads:
+    with closing(Batcher(devices=1)) as batcher:
         yield {
             tiny.name: Engine(
                 bundle.read(models / tiny.name / "1"),
                 Device("cpu"),
-                executor=threads,
+                batcher=batcher,
                 max_batch_rows=64,
             )
             for tiny in ALL
@@ -37,7 +38,7 @@ def engines(models: Path) -> Iterator[dict[str, Engine]]:
 
 
 def test_samples_of_a_flow_have_the_moments_of_its_density(engines: dict[str, Engine]) -> None:
-    answer = asyncio.run(operations.sample(engines["affine"], n=20_000, seed=1))
+    answer = asyncio.run(operations.sample(engines["affine"], operations.Drawing(n=20_000, seed=1)))
     x = answer["x"].astype(float)
     covariance = bundles.MIX.T @ bundles.MIX
     z = (x.mean(axis=0) - bundles.SHIFT) / np.sqrt(np.diag(covariance) / len(x))
@@ -47,7 +48,9 @@ def test_samples_of_a_flow_have_the_moments_of_its_density(engines: dict[str, En
 
 def test_mean_log_density_of_samples_is_minus_the_entropy(engines: dict[str, Engine]) -> None:
     answer = asyncio.run(
-        operations.sample(engines["affine"], n=20_000, seed=2, include=["log_density"])
+        operations.sample(
+            engines["affine"], operations.Drawing(n=20_000, seed=2, include=["log_density"])
+        )
     )
     entropy = math.log(2 * math.pi * math.e) + bundles.LOG_DET
     # The variance of -1/2 z^2, summed over two dimensions, is 1.
@@ -55,7 +58,9 @@ def test_mean_log_density_of_samples_is_minus_the_entropy(engines: dict[str, Eng
 
 
 def test_ancestral_draws_have_the_covariance_of_the_model(engines: dict[str, Engine]) -> None:
-    answer = asyncio.run(operations.sample(engines["ppca"], n=20_000, seed=3, observation="draw"))
+    answer = asyncio.run(
+        operations.sample(engines["ppca"], operations.Drawing(n=20_000, seed=3, observation="draw"))
+    )
     covariance = WEIGHT.T @ WEIGHT + NOISE**2 * np.eye(3)
     np.testing.assert_allclose(answer["x"].mean(axis=0), BIAS, atol=0.06)
     np.testing.assert_allclose(np.cov(answer["x"].T), covariance, atol=0.1)
@@ -64,7 +69,9 @@ def test_ancestral_draws_have_the_covariance_of_the_model(engines: dict[str, Eng
 def test_draw_is_the_mean_plus_the_noise_of_its_own_stream(engines: dict[str, Engine]) -> None:
     mean, draw = (
         asyncio.run(
-            operations.sample(engines["ppca"], n=4, seed=3, start=9, observation=observation)
+            operations.sample(
+                engines["ppca"], operations.Drawing(n=4, seed=3, start=9, observation=observation)
+            )
         )["x"]
         for observation in ("mean", "draw")
     )
@@ -74,15 +81,19 @@ def test_draw_is_the_mean_plus_the_noise_of_its_own_stream(engines: dict[str, En
 
 def test_labels_are_drawn_row_by_row_from_the_seed(engines: dict[str, Engine]) -> None:
     answer = asyncio.run(
-        operations.sample(engines["tiles"], n=50, seed=4, start=20, include=["label"])
+        operations.sample(
+            engines["tiles"], operations.Drawing(n=50, seed=4, start=20, include=["label"])
+        )
     )
     expected = noise.labels(4, start=0, rows=70, classes=3)[20:]
     np.testing.assert_array_equal(answer["label"], expected)
 
 
 def test_pixels_are_the_same_image_in_bytes(engines: dict[str, Engine]) -> None:
-    x = asyncio.run(operations.sample(engines["grains"], n=5, seed=1))["x"]
-    pixels = asyncio.run(operations.sample(engines["grains"], n=5, seed=1, output="pixels"))
+    x = asyncio.run(operations.sample(engines["grains"], operations.Drawing(n=5, seed=1)))["x"]
+    pixels = asyncio.run(
+        operations.sample(engines["grains"], operations.Drawing(n=5, seed=1, outputs=["pixels"]))
+    )
     np.testing.assert_array_equal(pixels["pixels"], np.rint(255 * x.transpose(0, 2, 3, 1)))
 
 
@@ -114,9 +125,11 @@ def test_draw_of_a_black_and_white_image_is_black_or_white(tmp_path: Path) -> No
         },
     )
     read = bundle.read(dots.publish(tmp_path))
-    with ThreadPoolExecutor(1) as threads:
-        engine = Engine(read, Device("cpu"), executor=threads, max_batch_rows=64)
-        answer = asyncio.run(operations.sample(engine, n=4000, seed=1, observation="draw"))
+    with closing(Batcher(devices=1)) as batcher:
+        engine = Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=64)
+        answer = asyncio.run(
+            operations.sample(engine, operations.Drawing(n=4000, seed=1, observation="draw"))
+        )
     assert set(np.unique(answer["x"])) == {0.0, 1.0}
     z = (answer["x"].reshape(-1, 4).mean(axis=0) - shades[0]) * math.sqrt(4000)
     assert np.abs(z).max() <= 4.5 * 0.5
@@ -226,9 +239,9 @@ def test_row_of_z_whose_answer_is_nan_is_named_in_every_format(
 def test_sample_that_is_nan_is_our_own_fault(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noise, "normal", lambda *_, rows, size, **__: np.full((rows, size), NAN))
+    monkeypatch.setattr(noise, "uniform", lambda *_, rows, size, **__: np.full((rows, size), NAN))
     with pytest.raises(EngineFailed, match="affine: decode answered NaN in 'x'"):
-        asyncio.run(operations.sample(engines["affine"], n=2, seed=0))
+        asyncio.run(operations.sample(engines["affine"], operations.Drawing(n=2, seed=0)))
 
 
 def test_uniform_noise_is_below_one_in_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,30 +249,8 @@ def test_uniform_noise_is_below_one_in_float32_too(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         noise, "uniform", lambda *_, rows, size, **__: np.full((rows, size), nearest)
     )
-    single = operations._uniform(0, noise.Stream.OBSERVATION, start=0, rows=2, shape=(3,))
-    cells = operations._cells(
-        operations._uniform, 0, noise.Stream.DEQUANTISATION, rows=1, first=0, draws=2, shape=(3,)
-    )
+    single = Noise(0, Stream.OBSERVATION, (3,), is_normal=False).rows(0, 2)
+    cells = Draws(0, Stream.DEQUANTISATION, (3,), is_normal=False, draws=2).rows(0, 2)
     for values in (single, cells):
         assert values.dtype == np.float32
         assert (values == 1 - 2.0**-24).all()
-
-
-@given(st.lists(st.floats(-50, 50), min_size=2, max_size=20))
-def test_log_mean_exp_is_that_of_the_plain_sum(log_weights: list[float]) -> None:
-    value, error, size = operations.log_mean_exp(np.array([log_weights]))
-    weights = np.exp(np.array(log_weights))
-    mean = weights.mean()
-    np.testing.assert_allclose(value, np.log(mean), rtol=1e-10, atol=1e-12)
-    expected = weights.std(ddof=1) / math.sqrt(len(weights)) / mean
-    np.testing.assert_allclose(error, expected, rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(size, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-8)
-
-
-def test_log_mean_exp_neither_overflows_nor_underflows() -> None:
-    value, _, size = operations.log_mean_exp(np.array([[1000.0, 1000.0], [-1000.0, -1000.0]]))
-    assert value.tolist() == [1000.0, -1000.0]
-    assert size.tolist() == [2.0, 2.0]
-    value, error, _ = operations.log_mean_exp(np.full((1, 3), -np.inf))
-    assert value.tolist() == [-np.inf]
-    assert np.isnan(error).all()

@@ -1,10 +1,12 @@
 """Models by name: the newest sound version serves, and what was refused says why."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from service import bundle
+from service.batching import Batcher
 from service.errors import ModelNotFound, NotReady, RequestMalformed
 from service.repository import Repository
 from service.session import Device
@@ -12,9 +14,11 @@ from tests.service.bundles import AFFINE, TILES
 
 
 def loaded(folder: Path, default: str | None = None) -> Repository:
-    repository = Repository(folder, Device("cpu"), threads=1, max_batch_rows=8, default=default)
-    repository.load()
-    repository.close()
+    with closing(Batcher(devices=1)) as batcher:
+        repository = Repository(
+            folder, Device("cpu"), batcher=batcher, max_batch_rows=8, default=default
+        )
+        repository.load()
     return repository
 
 
@@ -63,11 +67,11 @@ def test_one_bad_model_does_not_take_the_others_with_it(
 
 def test_nothing_serves_before_it_is_loaded(tmp_path: Path) -> None:
     AFFINE.publish(tmp_path)
-    repository = Repository(tmp_path, Device("cpu"), threads=1)
+    with closing(Batcher(devices=1)) as batcher:
+        repository = Repository(tmp_path, Device("cpu"), batcher=batcher)
     assert not repository.ready
     with pytest.raises(NotReady):
         repository.engine("affine")
-    repository.close()
 
 
 def test_folder_of_nothing_sound_is_loaded_and_not_ready(tmp_path: Path) -> None:

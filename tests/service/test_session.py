@@ -25,7 +25,7 @@ def decoder(tmp_path: Path) -> Session:
 def test_golden_vectors_come_out_of_every_graph(tiny: Tiny, tmp_path: Path) -> None:
     read = bundle.read(tiny.publish(tmp_path))
     for role, graph in read.manifest.graphs.items():
-        errors = session.replay(read, Session(read, role, CPU))
+        errors = session.replay(read, role, [Session(read, role, CPU)])
         assert errors.keys() == {spec.name for spec in graph.outputs}
         assert max(errors.values()) < 1e-4
 
@@ -39,6 +39,18 @@ def test_run_returns_what_is_asked_for(decoder: Session) -> None:
 
 def test_nodes_are_counted_where_they_run(decoder: Session) -> None:
     assert decoder.nodes.keys() == {"cpu"}
+
+
+def test_buffers_on_the_device_answer_the_same_and_are_not_handed_out(tmp_path: Path) -> None:
+    read = bundle.read(AFFINE.publish(tmp_path))
+    plain = Session(read, "log_density", CPU)
+    bound = Session(read, "log_density", CPU, bind=True)
+    x = np.random.default_rng(0).normal(size=(6, 8, 2)).astype(np.float32)
+    answers = [bound.run({"x": rows})["log_density"] for rows in x]
+    for rows, answer in zip(x, answers, strict=True):
+        np.testing.assert_array_equal(answer, plain.run({"x": rows})["log_density"])
+    few = bound.run({"x": x[0, :3]})["log_density"]
+    np.testing.assert_allclose(few, answers[0][:3], rtol=1e-6)
 
 
 def test_graph_that_fails_says_which(decoder: Session) -> None:
@@ -59,7 +71,7 @@ def test_answer_off_the_golden_vectors_is_refused_with_its_distance(tmp_path: Pa
     wrong = {**AFFINE.references, "decode": lambda z: {"x": z @ MIX + SHIFT + 0.01}}
     read = bundle.read(replace(AFFINE, references=wrong).publish(tmp_path))
     with pytest.raises(BundleInvalid, match=r"decode\.x is off by 0\.01 from the golden vectors"):
-        session.replay(read, Session(read, "decode", CPU))
+        session.replay(read, "decode", [Session(read, "decode", CPU)])
 
 
 def test_cpu_is_taken_at_its_word() -> None:
@@ -95,7 +107,7 @@ def test_cuda_that_runs_on_the_cpu_behind_our_back_is_refused(
     create = session._create
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(session, "_create", lambda model, device: create(model, CPU))
+    monkeypatch.setattr(session, "_create", lambda model, device, *_, **__: create(model, CPU))
     with pytest.raises(DeviceUnavailable, match="ran elsewhere"):
         session.choose_device("cuda")
 

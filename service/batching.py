@@ -1,0 +1,527 @@
+"""Batches without a timer: when the device is free, it takes what waits.
+
+The unit is the row. A *job* is one caller's rows on one *lane*, and what shares a lane may share
+a run. Whoever is free takes a *batch*: slices of the jobs of the lane whose turn it is, as many
+rows as make the device do the most rows a second by what its runs were measured to take. Nobody
+waits for company, and nobody waits for a giant: a job that fits a batch goes first, jobs that
+do not share what is left, a quarter at least, in turn.
+
+No ONNX, no HTTP, and no clock but the one that is given. `Queue` decides, and is driven by hand
+in its tests; `Batcher` adds the threads and the way back to asyncio.
+"""
+
+import asyncio
+import contextlib
+import math
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
+
+from service.errors import Draining, QueueFull
+
+Content = TypeVar("Content")
+
+MAX_WAITING = 4096
+"""Jobs that may wait, whatever they cost: each holds a connection and its memory."""
+SMOOTHING = 0.2
+"""Weight of the newest run in the moving average of what a bucket costs."""
+BULK_SHARE = 4
+"""One row in so many is kept for jobs that are larger than a batch, if any wait."""
+WORTH_DIVIDING_S = 1e-3
+"""A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
+
+
+class Run(Protocol):
+    """One run of a graph, with all that it needs."""
+
+    def execute(self, device: int) -> None:
+        """Run it. The device is nobody else's meanwhile."""
+
+    def deliver(self) -> None:
+        """Hand each job its rows of the answer. The device is free again."""
+
+
+class Lane(ABC, Generic[Content]):
+    """What may share a run: one graph at one shape of a row.
+
+    Args:
+        name: For people and for metrics: model and role.
+        seconds: By row count of a run, in rising order: what it was measured to take. These
+            counts are the *buckets*; a batch is padded to the next one.
+    """
+
+    def __init__(self, name: tuple[str, ...], seconds: dict[int, float]) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.buckets = tuple(seconds)
+        self.prompt: deque[Job[Content]] = deque()
+        self.bulk: deque[Job[Content]] = deque()
+        self.waiting_rows = 0
+        self.owed = 0.0
+        """Rows that the bulk has a right to, and that were too few yet to be given."""
+
+    @abstractmethod
+    def prepare(self, pieces: Sequence["Piece[Content]"], bucket: int) -> "Run":
+        """Return a run of some pieces, padded to a bucket. No device is held meanwhile."""
+
+    @property
+    def most(self) -> int:
+        """Most rows of one run."""
+        return self.buckets[-1]
+
+    @property
+    def row_s(self) -> float:
+        """What a row costs in a full batch, in seconds of one device."""
+        return self.seconds[self.most] / self.most
+
+    def bucket(self, rows: int) -> int:
+        """Return the row count that so many rows are padded to."""
+        return next(size for size in self.buckets if size >= rows)
+
+    def best(self, waiting: int, *, devices: int = 1) -> int:
+        """Return how many of the waiting rows to run now: the most rows a second.
+
+        Between padding all of them up and leaving some for the next run: a run that costs the
+        same for 20 rows as for 32 takes all 20, one that costs by the row takes 16. If more
+        devices than one are free, a run that is long enough is divided among them.
+        """
+        waiting = min(waiting, self.most)
+        if devices > 1 and self.seconds[self.bucket(waiting)] > WORTH_DIVIDING_S:
+            waiting = math.ceil(waiting / devices)
+        up = self.bucket(waiting)
+        below = [size for size in self.buckets if size <= waiting]
+        if not below or below[-1] / self.seconds[below[-1]] <= waiting / self.seconds[up]:
+            return waiting
+        return below[-1]
+
+    def learn(self, bucket: int, seconds: float) -> None:
+        """Remember what a run took."""
+        self.seconds[bucket] += SMOOTHING * (seconds - self.seconds[bucket])
+
+
+@dataclass(eq=False)
+class Job(Generic[Content]):
+    """One caller's rows on one lane.
+
+    Args:
+        lane: Where they run.
+        rows: How many, at least one.
+        content: What the lane needs to run them; nothing here looks into it.
+        begun: Whether it is a part of something that has begun to be answered. It is then not
+            refused, and it does not go first.
+    """
+
+    lane: Lane[Content]
+    rows: int
+    content: Content
+    begun: bool = False
+    taken: int = field(default=0, init=False)
+    returned: int = field(default=0, init=False)
+    error: Exception | None = field(default=None, init=False)
+    abandoned: bool = field(default=False, init=False)
+    since: float = field(default=0.0, init=False)
+    over: "asyncio.Future[None] | None" = field(default=None, init=False)
+
+    @property
+    def left(self) -> int:
+        """Rows that no batch has taken yet."""
+        return self.rows - self.taken
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether it goes first: it fits a batch, and it is no part of something larger."""
+        return self.rows <= self.lane.most and not self.begun
+
+
+@dataclass(frozen=True)
+class Piece(Generic[Content]):
+    """Rows first .. stop - 1 of a job."""
+
+    job: Job[Content]
+    first: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.stop - self.first
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one run computes.
+
+    Args:
+        lane: Whose graph.
+        pieces: Of which jobs.
+        formed: When, by the queue's clock.
+    """
+
+    lane: Lane[Any]
+    pieces: tuple[Piece[Any], ...]
+    formed: float
+
+    @property
+    def rows(self) -> int:
+        """Rows that somebody asked for; the padding is not counted."""
+        return sum(piece.rows for piece in self.pieces)
+
+
+class Observer(Protocol):
+    """Who is told what happens, from any thread, and must be quick about it."""
+
+    def ran(
+        self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
+    ) -> None:
+        """A batch was run. `waits_s`: how long each of its jobs that began in it had waited."""
+
+    def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:
+        """A job was refused at the door."""
+
+    def dropped(self, lane: Lane[Any], *, rows: int) -> None:
+        """Rows that nobody wants any more were left out of a batch, or thrown away after it."""
+
+    def non_finite(self, lane: Lane[Any], *, rows: int) -> None:
+        """Rows came out infinite or NaN."""
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def ran(
+        self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
+    ) -> None:
+        """Do nothing."""
+
+    def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:
+        """Do nothing."""
+
+    def dropped(self, lane: Lane[Any], *, rows: int) -> None:
+        """Do nothing."""
+
+    def non_finite(self, lane: Lane[Any], *, rows: int) -> None:
+        """Do nothing."""
+
+
+class Queue:
+    """Who waits, and who goes next. Safe to use from several threads.
+
+    Args:
+        max_wait_s: A job that would end later than this is refused.
+        devices: How many runs are under way at once when all are busy.
+        observer: Who is told.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_wait_s: float = math.inf,
+        devices: int = 1,
+        observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_wait_s = max_wait_s
+        self._devices = devices
+        self._observer: Observer = observer or Silent()
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._lanes: deque[Lane[Any]] = deque()
+        self._jobs = 0
+        self._running = 0
+        self._closed = False
+
+    def put(self, job: Job[Any]) -> None:
+        """Let a job wait for its turn.
+
+        Raises:
+            QueueFull: Too many wait, or its rows would end too late. Nothing was queued.
+            Draining: The queue is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise Draining("The service is shutting down. Ask another replica.")
+            if not job.begun:
+                self._admit(job)
+            lane = job.lane
+            job.since = self._clock()
+            (lane.prompt if job.is_prompt else lane.bulk).append(job)
+            if not lane.waiting_rows:
+                self._lanes.append(lane)
+            lane.waiting_rows += job.rows
+            self._jobs += 1
+            self._changed.notify()
+
+    def take(self) -> Batch | None:
+        """Return the next batch, as soon as anything waits; None once closed and empty."""
+        with self._changed:
+            while True:
+                if self._lanes:
+                    batch = self._form()
+                    self._running += 1
+                    if self._lanes:
+                        self._changed.notify()
+                    return batch
+                if self._closed:
+                    return None
+                self._changed.wait()
+
+    def finish(
+        self, batch: Batch, *, run_s: float, error: Exception | None = None
+    ) -> list[Job[Any]]:
+        """Return the jobs that are over with this batch, for better or worse.
+
+        Args:
+            batch: What was run.
+            run_s: What it took.
+            error: Why it failed, if it did: all its jobs then fail.
+        """
+        lane, ended = batch.lane, []
+        with self._changed:
+            self._running -= 1
+            if error is None:
+                lane.learn(lane.bucket(batch.rows), run_s)
+            for piece in batch.pieces:
+                job = piece.job
+                if job.abandoned or job.error:
+                    continue
+                job.returned += piece.rows
+                job.error = error
+                if error:
+                    self._forget(job)
+                if error or job.returned == job.rows:
+                    ended.append(job)
+        gone = sum(piece.rows for piece in batch.pieces if piece.job.abandoned)
+        if gone:
+            self._observer.dropped(lane, rows=gone)
+        self._observer.ran(
+            lane,
+            rows=batch.rows,
+            bucket=lane.bucket(batch.rows),
+            run_s=run_s,
+            waits_s=[batch.formed - p.job.since for p in batch.pieces if p.first == 0],
+        )
+        return ended
+
+    def abandon(self, job: Job[Any]) -> None:
+        """Drop what is left of a job. Whoever shares a batch with it does not notice."""
+        with self._changed:
+            if job.returned == job.rows or job.error or job.abandoned:
+                return
+            job.abandoned = True
+            left = job.left
+            self._forget(job)
+        if left:
+            self._observer.dropped(job.lane, rows=left)
+
+    def close(self) -> None:
+        """Take no more jobs. Those that wait are still served."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs of which a part is still to be taken."""
+        return self._jobs
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows that no batch has taken yet."""
+        with self._changed:
+            return sum(lane.waiting_rows for lane in self._lanes)
+
+    def wait_s(self) -> float:
+        """Return how long it would take to serve all that waits."""
+        with self._changed:
+            return self._backlog_s()
+
+    def _backlog_s(self) -> float:
+        return sum(lane.waiting_rows * lane.row_s for lane in self._lanes) / self._devices
+
+    def _admit(self, job: Job[Any]) -> None:
+        """Pass if the job would end in time. A single one, however large, is never refused.
+
+        Slices are served in turn, so what is ahead of a job is at most its own size of every
+        other: a small job does not wait for a giant to end.
+        """
+        backlog = self._backlog_s()
+        reason = "too_many" if self._jobs >= MAX_WAITING else ""
+        own = job.rows * job.lane.row_s
+        if not reason and self._jobs and backlog + own / self._devices > self._max_wait_s:
+            waiting = chain.from_iterable((*lane.prompt, *lane.bulk) for lane in self._lanes)
+            ahead = sum(min(each.left * each.lane.row_s, own) for each in waiting)
+            reason = "too_long" if (ahead + own) / self._devices > self._max_wait_s else ""
+        if not reason:
+            return
+        self._observer.refused(job.lane, rows=job.rows, reason=reason)
+        raise QueueFull(
+            f"The queue is full: {self._jobs} requests wait, and serving them takes about "
+            f"{backlog:.1f} s. Ask again then, or for fewer rows.",
+            retry_after_s=max(1, math.ceil(backlog)),
+        )
+
+    def _form(self) -> Batch:
+        """Return a batch of the lane whose turn it is."""
+        lane = self._lanes.popleft()
+        free = self._devices - self._running
+        pieces = self._slice(lane, lane.best(lane.waiting_rows, devices=free))
+        if lane.waiting_rows:
+            self._lanes.append(lane)
+        return Batch(lane, tuple(pieces), self._clock())
+
+    def _slice(self, lane: Lane[Any], room: int) -> list[Piece[Any]]:
+        """Take rows: jobs that fit a batch in the order they came, then the others in turn."""
+        pieces: list[Piece[Any]] = []
+        kept = 0
+        if lane.bulk and lane.prompt:
+            lane.owed += room / BULK_SHARE
+            kept = min(room, int(lane.owed))
+            lane.owed -= kept
+        while lane.prompt and room > kept:
+            room -= self._cut(lane.prompt[0], room - kept, pieces)
+        share = max(1, room // len(lane.bulk)) if lane.bulk else 0
+        while lane.bulk and room:
+            job = lane.bulk[0]
+            room -= self._cut(job, min(share, room), pieces)
+            if job.left:
+                lane.bulk.rotate(-1)
+        while lane.prompt and room:
+            room -= self._cut(lane.prompt[0], room, pieces)
+        return pieces
+
+    def _cut(self, job: Job[Any], most: int, pieces: list[Piece[Any]]) -> int:
+        """Take up to so many rows off a job that stands first in its line; return how many."""
+        rows = min(job.left, most)
+        before = pieces[-1] if pieces else None
+        if before and before.job is job:  # its second turn in this batch
+            pieces[-1] = Piece(job, before.first, before.stop + rows)
+        else:
+            pieces.append(Piece(job, job.taken, job.taken + rows))
+        job.taken += rows
+        job.lane.waiting_rows -= rows
+        if not job.left:
+            (job.lane.prompt if job.is_prompt else job.lane.bulk).popleft()
+            self._jobs -= 1
+        return rows
+
+    def _forget(self, job: Job[Any]) -> None:
+        """Take a job that has rows left out of its line."""
+        if not job.left:
+            return
+        lane = job.lane
+        (lane.prompt if job.is_prompt else lane.bulk).remove(job)
+        lane.waiting_rows -= job.left
+        self._jobs -= 1
+        job.taken = job.rows
+        if not lane.waiting_rows and lane in self._lanes:
+            self._lanes.remove(lane)
+
+
+class Batcher:
+    """A queue, and the threads that empty it: the *workers*.
+
+    A device runs one batch at a time. On a device of its own memory a second worker has the next
+    batch ready meanwhile, its noise drawn and its rows in place; on a CPU that work would take
+    the very cores that it is to relieve, so there each core has one worker.
+
+    Args:
+        devices: How many runs at once: cores, or GPUs.
+        ahead: Batches kept ready for each device beside the one that runs, 0 or 1.
+        max_wait_s: As of the queue.
+        observer: As of the queue.
+    """
+
+    def __init__(
+        self,
+        *,
+        devices: int,
+        ahead: int = 0,
+        max_wait_s: float = math.inf,
+        observer: Observer | None = None,
+    ) -> None:
+        self.devices = devices
+        self.observer: Observer = observer or Silent()
+        self.queue = Queue(max_wait_s=max_wait_s, devices=devices, observer=self.observer)
+        self._free = [threading.Lock() for _ in range(devices)]
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(device,), name=f"worker-{device}", daemon=True
+            )
+            for device in range(devices)
+            for _ in range(1 + ahead)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, job: Job[Any]) -> None:
+        """Wait until every row of a job was run.
+
+        Cancelling the caller drops the rows that no batch has taken, and what the others
+        answer; the jobs that share a batch with it are served as if nothing had happened.
+
+        Raises:
+            QueueFull: It was refused.
+            Draining: The service is shutting down.
+            EngineFailed: A batch that it had rows in failed.
+        """
+        job.over = asyncio.get_running_loop().create_future()
+        self.queue.put(job)
+        try:
+            await job.over
+        except asyncio.CancelledError:
+            self.queue.abandon(job)
+            raise
+        if job.error:
+            raise job.error
+
+    @contextlib.contextmanager
+    def hold(self, device: int) -> Iterator[None]:
+        """Keep a device to oneself. A graph cannot be captured while another one runs."""
+        with self._free[device]:
+            yield
+
+    def close(self) -> None:
+        """Serve what waits, and end the threads."""
+        self.queue.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, device: int) -> None:
+        while batch := self.queue.take():
+            _wake(self._serve(batch, device))
+
+    def _serve(self, batch: Batch, device: int) -> list[Job[Any]]:
+        """Return the jobs that are over once a batch was run."""
+        lane, run_s = batch.lane, 0.0
+        error: Exception | None = None
+        try:
+            run = lane.prepare(batch.pieces, lane.bucket(batch.rows))
+            with self._free[device]:
+                began = time.perf_counter()
+                run.execute(device)
+                run_s = time.perf_counter() - began
+            run.deliver()
+        except Exception as failure:  # whatever it is, callers wait for it and not the thread
+            error = failure
+        return self.queue.finish(batch, run_s=run_s, error=error)
+
+
+def _wake(jobs: Sequence[Job[Any]]) -> None:
+    """Let the callers of some jobs go on, with one call for each of their event loops."""
+    waiting = [job.over for job in jobs if job.over]
+    for loop in {over.get_loop() for over in waiting}:
+        mine = [over for over in waiting if over.get_loop() is loop]
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, mine)
+
+
+def _resolve(futures: Sequence["asyncio.Future[None]"]) -> None:
+    for over in futures:
+        if not over.done():
+            over.set_result(None)

@@ -1,0 +1,214 @@
+"""Where the rows of a graph's inputs come from: the caller's arrays, or an address of noise.
+
+A source says what its rows are, and makes them only when a batch takes them, in the worker that
+runs it. So a request for a million rows holds no more of them than are being run, and the noise
+of all requests in a batch goes through the inverse CDF at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from service import noise
+from service.noise import Floats, Stream
+from service.tensors import Array
+
+
+class Source(Protocol):
+    """Rows of one input, of which any slice can be asked for."""
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return rows first .. stop - 1."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows that the caller sent.
+
+    Args:
+        array: Shape (n, ...).
+        repeats: How often in a row each of them stands there.
+    """
+
+    array: Array
+    repeats: int = 1
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return rows first .. stop - 1, of n times `repeats`."""
+        if self.repeats == 1:
+            return self.array[first:stop]
+        return self.array[np.arange(first, stop) // self.repeats]
+
+
+@dataclass(frozen=True)
+class GivenDraws:
+    """Draws that the caller sent, cut into rows of a fixed width.
+
+    Args:
+        array: Shape (n, draws, ...).
+        width: Draws in a row; what is missing from an event's last row repeats its last draw.
+    """
+
+    array: Array
+    width: int
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return rows first .. stop - 1, shape (rows, width, ...), event by event."""
+        draws = self.array.shape[1]
+        per_event = -(-draws // self.width)
+        row = np.arange(first, stop)
+        column = (row % per_event)[:, None] * self.width + np.arange(self.width)
+        chosen: Array = self.array[(row // per_event)[:, None], np.minimum(column, draws - 1)]
+        return chosen
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes drawn from a seed, each equally likely."""
+
+    seed: int
+    start: int
+    classes: int
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return labels, shape (rows,)."""
+        return noise.labels(
+            self.seed, start=self.start + first, rows=stop - first, classes=self.classes
+        )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of consecutive rows of a stream.
+
+    Args:
+        seed: Of the stream.
+        stream: What it is for.
+        shape: Of one row.
+        start: The first row.
+        is_normal: N(0, 1); otherwise U(0, 1).
+        scale: Factor on a normal: the temperature.
+    """
+
+    seed: int
+    stream: Stream
+    shape: tuple[int, ...]
+    start: int = 0
+    is_normal: bool = True
+    scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Values of one row."""
+        return int(np.prod(self.shape))
+
+    def uniforms(self, first: int, stop: int) -> Floats:
+        """Return what the rows are made of, shape (rows, size)."""
+        return noise.uniform(
+            self.seed, self.stream, start=self.start + first, rows=stop - first, size=self.size
+        )
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return rows first .. stop - 1, shape (rows, *shape), float32."""
+        made = np.empty((stop - first, *self.shape), dtype=np.float32)
+        fill(made, [(self, first, stop)])
+        return made
+
+
+@dataclass(frozen=True)
+class Draws(Noise):
+    """Noise for draws first, first + 1, ... of each event.
+
+    A row is one draw, or with a width so many draws side by side: (width, *shape).
+
+    Args:
+        first: The first draw.
+        draws: How many of each event.
+        width: Draws in a row. An event's last row is full, though fewer of it may be wanted.
+    """
+
+    first: int = 0
+    draws: int = 1
+    width: int | None = None
+
+    def uniforms(self, first: int, stop: int) -> Floats:
+        """Return what the rows are made of, shape (rows, values of a row)."""
+        width = self.width or 1
+        per_event = -(-self.draws // width)
+        made = np.empty((stop - first, width * self.size))
+        for row in range(first, stop):
+            event, block = divmod(row, per_event)
+            made[row - first] = noise.uniform(
+                self.seed,
+                self.stream,
+                start=event * noise.DRAWS + self.first + block * width,
+                rows=width,
+                size=self.size,
+            ).reshape(-1)
+        return made
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return rows first .. stop - 1, float32."""
+        side_by_side = () if self.width is None else (self.width,)
+        made = np.empty((stop - first, *side_by_side, *self.shape), dtype=np.float32)
+        fill(made, [(self, first, stop)])
+        return made
+
+
+def in_rows(noise: Source, widths: Sequence[int]) -> tuple[Source, int, int]:
+    """Return noise of any number of draws in rows of a width, that number, and the width.
+
+    Args:
+        noise: `Draws`, or given ones of shape (n, draws, ...).
+        widths: To choose from, rising: the least that holds all draws, or the last.
+
+    Raises:
+        TypeError: It is another source, which has no draws.
+    """
+    if isinstance(noise, Draws):
+        draws = noise.draws
+    elif isinstance(noise, Given):
+        draws = noise.array.shape[1]
+    else:
+        raise TypeError(f"{noise} has no draws")
+    width = next((each for each in widths if each >= draws), widths[-1])
+    if isinstance(noise, Draws):
+        return replace(noise, width=width), draws, width
+    return GivenDraws(noise.array, width), draws, width
+
+
+def fill(target: Array, parts: Sequence[tuple[Source, int, int]]) -> None:
+    """Write the rows of some sources one after the other, and repeat the last up to the end.
+
+    Args:
+        target: Shape (n, ...). What the parts do not fill is padding: real numbers, no zeros.
+        parts: Sources, each with its first row and the one after its last.
+    """
+    at = 0
+    normals: list[tuple[Array, Noise, Floats]] = []
+    for source, first, stop in parts:
+        rows = target[at : at + stop - first]
+        at += stop - first
+        if not isinstance(source, Noise):
+            rows[...] = source.rows(first, stop)
+        elif source.is_normal:
+            normals.append((rows, source, source.uniforms(first, stop)))
+        else:
+            below_one = np.minimum(source.uniforms(first, stop).astype(np.float32), noise.BELOW_ONE)
+            rows[...] = below_one.reshape(rows.shape)
+    if normals:
+        _fill_normals(normals)
+    target[at:] = target[at - 1]
+
+
+def _fill_normals(normals: Sequence[tuple[Array, Noise, Floats]]) -> None:
+    """Take all uniforms through the inverse CDF at once: its price is by the call, for a few."""
+    values = noise.inverse_normal_cdf(np.concatenate([u.reshape(-1) for *_, u in normals]))
+    at = 0
+    for rows, source, uniforms in normals:
+        rows[...] = values[at : at + uniforms.size].reshape(rows.shape)
+        at += uniforms.size
+        if source.scale != 1:
+            rows *= np.float32(source.scale)
