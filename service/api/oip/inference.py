@@ -10,9 +10,8 @@ from service import noise, operations, tensors
 from service.api import context
 from service.api.bodies import in_thread
 from service.api.context import Context
-from service.api.oip import parameters
-from service.api.oip.models import ROWS, SAMPLE, Served
-from service.api.oip.parameters import Estimated, Sampled, Seeded
+from service.api.oip.models import LABEL, ROWS, SAMPLE, Served
+from service.api.oip.parameters import Estimated, Parameters, Sampled, Seeded
 from service.api.oip.wire import Call
 from service.engine import Engine
 from service.errors import InputInvalid, NotANumber
@@ -40,8 +39,14 @@ class Outcome:
     start: int | None = None
 
 
-async def infer(here: Context, served: Served, call: Call) -> Outcome:
+async def infer(here: Context, served: Served, call: Call, said: Parameters) -> Outcome:
     """Return what a model answers.
+
+    Args:
+        here: Settings and models.
+        served: The model.
+        call: Its tensors.
+        said: Its parameters.
 
     Cancelling the caller drops the rows that have not begun.
 
@@ -50,7 +55,6 @@ async def infer(here: Context, served: Served, call: Call) -> Outcome:
         CapabilityMissing: The model cannot do that, whatever the input.
         EngineFailed: The graph failed.
     """
-    said = parameters.read(served.parameters, call.parameters)
     if served.task == SAMPLE:
         return await _sample(here, served.engine, call, cast(Sampled, said))
     size = sum(array.nbytes for array in call.inputs.values())
@@ -153,8 +157,8 @@ def _check_inputs(served: Served, given: Mapping[str, Array]) -> dict[str, Array
 
 def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
     """Return an input of a graph with its shape and every value checked."""
-    if spec.dtype == "int64":
-        return _check_label(manifest, spec, array)
+    if spec.name == LABEL.name:
+        return _check_label(manifest, array)
     shape = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     if "draws" in spec.shape:
         shape.insert(0, _check_draws(spec, array))
@@ -166,26 +170,32 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
     return tensors.check(array, field=spec.name, shape=shape, minimum=minimum, maximum=maximum)
 
 
-def _check_label(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
-    """Return labels that are in range. A graph would take -1 for the last one."""
-    if array.ndim != 1 or len(array) == 0:
+def _check_label(manifest: Manifest, array: Array) -> Array:
+    """Return labels, shape (n,), all in range. A graph would take -1 for the last one."""
+    if array.ndim == 0 or array.shape[1:] not in ((), (1,)) or len(array) == 0:
         raise InputInvalid(
-            f"field '{spec.name}': expected shape (n,); got {tuple(array.shape)}.", field=spec.name
+            f"field 'label': expected shape (n, 1) or (n); got {tuple(array.shape)}.",
+            field="label",
         )
-    classes = len(manifest.labels or ())
-    outside = (array < 0) | (array >= classes)
+    labels, classes = array.reshape(-1), manifest.labels or ()
+    outside = (labels < 0) | (labels >= len(classes))
     if outside.any():
         raise InputInvalid(
-            f"field '{spec.name}': expected 0 to {classes - 1} "
-            f"({', '.join(manifest.labels or ())}); got {array[outside][0]}.",
-            field=spec.name,
+            f"field 'label': expected 0 to {len(classes) - 1} ({', '.join(classes)}); "
+            f"got {labels[outside][0]}.",
+            field="label",
         )
-    return np.ascontiguousarray(array)
+    return labels
 
 
 def _check_draws(spec: TensorSpec, array: Array) -> int:
-    """Return how many draws there are, if the array has such an axis and any on it."""
-    draws: int = array.shape[spec.shape.index("draws")]
+    """Return how many draws there are, 1 if the array has no such axis.
+
+    Raises:
+        InputInvalid: The axis is empty.
+    """
+    axis = spec.shape.index("draws")
+    draws: int = array.shape[axis] if array.ndim > axis else 1
     if not draws:
         raise InputInvalid(
             f"field '{spec.name}': expected at least one draw; got none.", field=spec.name
@@ -194,7 +204,7 @@ def _check_draws(spec: TensorSpec, array: Array) -> int:
 
 
 def _fill(
-    here: Context, served: Served, feeds: dict[str, Array | Source], *, rows: int, said: object
+    here: Context, served: Served, feeds: dict[str, Array | Source], *, rows: int, said: Parameters
 ) -> int | None:
     """Add the noise that was left out. Return its seed, None if there is none to add.
 

@@ -26,6 +26,11 @@ ROWS = TensorSpec(name="rows", dtype="uint8", shape=("batch", 1))
 a request without an input, and none but a tensor has a batch size that a load test can set."""
 
 
+LABEL = TensorSpec(name="label", dtype="int64", shape=("batch", 1))
+"""The label of each row, where a graph takes it. perf_analyzer cannot send a tensor that has no
+axis but the batch's, so that (n, 1) is asked for here; (n) is read as well."""
+
+
 @dataclass(frozen=True)
 class Served:
     """One model of the protocol."""
@@ -52,8 +57,9 @@ class Served:
             outputs = (*decode.outputs, *decode.inputs)
             return Signature((ROWS,), outputs, frozenset({ROWS.name}))
         graph = graphs[self.task]
-        noise = frozenset(spec.name for spec in graph.inputs if spec.noise)
-        return Signature(graph.inputs, graph.outputs, noise)
+        inputs = tuple(LABEL if spec.name == LABEL.name else spec for spec in graph.inputs)
+        noise = frozenset(spec.name for spec in inputs if spec.noise)
+        return Signature(inputs, graph.outputs, noise)
 
     @property
     def parameters(self) -> type[Parameters]:

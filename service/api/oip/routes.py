@@ -10,10 +10,12 @@ from starlette.responses import Response
 
 from service.api import bodies, context, health
 from service.api.bodies import JSON, in_thread
-from service.api.oip import compression, inference, models, wire
+from service.api.oip import compression, inference, models, parameters, wire
 from service.api.oip.inference import Outcome
 from service.api.oip.models import Served
+from service.api.oip.parameters import Parameters
 from service.api.oip.statistics import Statistics
+from service.api.patience import allowed_s, patience
 from service.errors import RequestMalformed
 
 router = APIRouter(prefix="/v2", include_in_schema=False)
@@ -131,8 +133,10 @@ async def infer(request: Request) -> Response:
         call = await in_thread(
             len(body), _read, body, served, encoding=encoding, length=length, limit=limit
         )
+        said = parameters.read(served.parameters, call.parameters)
         watch.has_read()
-        outcome = await inference.infer(here, served, call)
+        async with patience(request.receive, _seconds(request, said)):
+            outcome = await inference.infer(here, served, call, said)
         watch.has_run(rows=outcome.rows)
         accepted = request.headers.get("accept-encoding", "")
         size = sum(array.nbytes for array in outcome.arrays.values())
@@ -176,6 +180,12 @@ def _header_length(request: Request) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise RequestMalformed(f"{HEADER_LENGTH}: expected a number of bytes; got {text[:40]}.")
     return int(text)
+
+
+def _seconds(request: Request, said: Parameters) -> float:
+    """Return how long an inference may take: by the operator, the header and the parameter."""
+    allowed = allowed_s(request, context.of(request).settings.timeout_s)
+    return min(allowed, said.timeout / 1e6) if said.timeout else allowed
 
 
 def _find(request: Request) -> Served:

@@ -58,7 +58,8 @@ class Counts:
         """Return the form of the protocol.
 
         Runs are shared with other requests and other calls, so executions are counted as
-        requests; and what waiting there was for a run is part of compute_infer.
+        requests. Every request goes through the queue; how long it waits there is part of
+        compute_infer.
         """
         nothing = Duration().said()
         return {
@@ -70,7 +71,7 @@ class Counts:
             "inference_stats": {
                 "success": self.success.said(),
                 "fail": self.fail.said(),
-                "queue": nothing,
+                "queue": Duration(self.success.count).said(),
                 "compute_input": self.compute_input.said(),
                 "compute_infer": self.compute_infer.said(),
                 "compute_output": self.compute_output.said(),

@@ -39,12 +39,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Call:
-    """An inference request whose tensors have the datatype of their spec and a shape.
+    """An inference request whose tensors have the datatype of their spec, and some shape.
 
     Args:
         id: To be sent back.
         parameters: Of the request, without `binary_data_output`; not checked.
-        inputs: By name. No value is checked.
+        inputs: By name. Neither shape nor any value is checked.
         outputs: In the order of the answer.
     """
 
@@ -214,10 +214,6 @@ def _shape(item: Mapping[str, Any], spec: TensorSpec) -> list[int]:
         )
     if not isinstance(shape, list) or not all(type(axis) is int and axis >= 0 for axis in shape):
         raise RequestMalformed(f"input '{name}': 'shape' must be a list of integers.", field=name)
-    if len(shape) != len(spec.shape):
-        raise InputInvalid(
-            f"input '{name}': expected {spec.describe()}; got shape {shape}.", field=name
-        )
     return shape
 
 
