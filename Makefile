@@ -15,7 +15,7 @@ SERVING     := .venv-serve$(if $(filter gpu,$(DEVICE)),-gpu)
 NO_TORCH    := .venv-no-torch
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test check train up down clean
+.PHONY: help serve install test check train bench up down clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s%s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ train: $(DEVELOPMENT)/.installed ## Train RECIPE=training/recipes/moons-flow.tom
 	@test -n '$(RECIPE)' || { echo 'Which recipe? make train RECIPE=training/recipes/moons-flow.toml'; exit 1; }
 	$(DEVELOPMENT)/bin/python -m training '$(RECIPE)' --out '$(OUT)' \
 		$(foreach pair,$(SET),--set '$(pair)') $(if $(QUICK),--quick)
+
+bench: $(DEVELOPMENT)/.installed .venv-serve/.installed ## Measure the service and its peers on this machine; ARGS="--peers naive,ray --seconds 5"
+	$(DEVELOPMENT)/bin/python -m benchmarks $(ARGS)
 
 up: ## Build and start the service in a container; DEVICE=gpu for the GPU profile
 	docker compose --profile $(DEVICE) up --build --detach --wait
