@@ -7,6 +7,9 @@ import pytest
 from tests.process import Process
 from tests.service import bundles
 
+collect_ignore = ["kserve_calls.py"]
+"""A program that runs in another environment; there are no doctests in it to look for."""
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:

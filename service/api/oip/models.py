@@ -157,6 +157,8 @@ def configuration(served: Served, settings: Settings) -> dict[str, Any]:
         "platform": "onnxruntime_onnx",
         "backend": "onnxruntime",
         "version_policy": {"specific": {"versions": [int(served.version)]}},
+        # Rows of different requests share a run, and none waits for company.
+        "dynamic_batching": {"max_queue_delay_microseconds": 0},
         "max_batch_size": context.most_rows(served.engine, settings),
         "input": [
             {**_dimensions(spec), "optional": spec.name in signature.optional}
