@@ -29,7 +29,7 @@ def python(pytestconfig: pytest.Config) -> Path:
     python, complete = folder / "bin/python", folder / "complete"
     if not complete.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", KSERVE]
+        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", KSERVE]
         subprocess.run(pip, check=True)
         complete.touch()
     return python

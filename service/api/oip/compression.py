@@ -1,7 +1,7 @@
 """Bodies that are compressed on the wire: gzip, and the zlib format that HTTP calls deflate."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast, get_args
 
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestMalformed
@@ -11,7 +11,11 @@ Encoding = Literal["gzip", "deflate"]
 WORTHWHILE_BYTES = 1024
 """A shorter answer fits a packet or two as it is (a guess)."""
 LEVEL = 1
-"""Floats hardly shrink, and the higher levels take several times as long to find that out."""
+"""Higher levels take several times as long and find little more in numbers."""
+TRIAL_BYTES = 16 * 2**10
+WORTHWHILE_RATIO = 0.8
+"""Normal floats shrink to 0.93 at 7 MB/s (measured here, one core), text and images to a third.
+Many clients ask for compression without having been told to."""
 
 _WINDOW: dict[Encoding, int] = {"gzip": 31, "deflate": 15}
 
@@ -46,6 +50,16 @@ def expand(body: bytes, encoding: str, *, limit: int) -> bytes:
     if not stream.eof or stream.unused_data:
         raise RequestMalformed(f"The body is not one whole {name} stream.")
     return expanded
+
+
+def is_worthwhile(parts: Sequence[bytes | memoryview]) -> bool:
+    """Return whether a body shrinks, by a trial of what lies in the middle of its longest part."""
+    if sum(map(len, parts)) < WORTHWHILE_BYTES:
+        return False
+    longest = max(parts, key=len)
+    middle = max(0, (len(longest) - TRIAL_BYTES) // 2)
+    trial = longest[middle : middle + TRIAL_BYTES]
+    return len(zlib.compress(trial, LEVEL)) < WORTHWHILE_RATIO * len(trial)
 
 
 def compress(parts: Iterable[bytes | memoryview], encoding: Encoding) -> bytes:

@@ -160,7 +160,7 @@ def _write(served: Served, call: wire.Call, outcome: Outcome, *, accepted: str) 
     if length is not None:
         headers[HEADER_LENGTH] = str(length)
     chosen = compression.choose(accepted)
-    if chosen and sum(map(len, parts)) >= compression.WORTHWHILE_BYTES:
+    if chosen and compression.is_worthwhile(parts):
         headers["Content-Encoding"] = chosen
         body = compression.compress(parts, chosen)
     else:

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 
+import numpy as np
 import pytest
 
 from service.api.oip import compression
@@ -43,6 +44,14 @@ def test_broken_stream_is_malformed(body: bytes) -> None:
 def test_other_encoding_is_not_supported() -> None:
     with pytest.raises(MediaTypeUnsupported, match="gzip and deflate"):
         compression.expand(TEXT, "br", limit=10_000)
+
+
+def test_only_what_shrinks_is_worth_compressing() -> None:
+    noise = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    assert not compression.is_worthwhile([TEXT, noise.data.cast("B")])
+    assert compression.is_worthwhile([TEXT, np.rint(noise).data.cast("B")])
+    assert compression.is_worthwhile([TEXT])
+    assert not compression.is_worthwhile([TEXT[:100], memoryview(b"short")])
 
 
 def test_what_is_compressed_expands_again() -> None:
