@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from starlette.requests import ClientDisconnect
+
 from service.api.oip.models import Served
 
 
@@ -43,6 +45,8 @@ class Counts:
         watch = Watch()
         try:
             yield watch
+        except ClientDisconnect:
+            raise
         except Exception:
             self.fail.add(time.perf_counter_ns() - watch.began_ns)
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import math
 import zlib
 from typing import Any
 
@@ -9,6 +10,9 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes
 
 from tests.service.bundles import affine_log_density, ppca_log_density
 from tests.service.conftest import Client, MakeClient
@@ -306,3 +310,50 @@ def test_header_length_must_be_a_number_of_bytes(client: Client, length: str) ->
         headers={"Inference-Header-Content-Length": length},
     )
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
+
+
+NAMES = st.sampled_from(["x", "z", "label", "noise", "rows"])
+VALUES = st.integers(-2, 3) | st.floats(allow_nan=False, allow_infinity=False, width=32)
+ITEMS = st.fixed_dictionaries(
+    {
+        "name": NAMES,
+        "datatype": st.sampled_from(["FP32", "INT64", "UINT8", "FP64"]),
+        "shape": st.lists(st.integers(0, 3), max_size=4),
+        "data": st.lists(VALUES, max_size=6) | st.lists(st.lists(VALUES, max_size=3), max_size=3),
+    }
+)
+PARAMETERS = st.dictionaries(
+    st.sampled_from(["seed", "n", "start", "label", "temperature", "draws", "timeout"]),
+    st.integers(-1, 4) | st.floats(width=32) | st.booleans() | st.text(max_size=2),
+    max_size=3,
+)
+MODELS = st.sampled_from(["tiles.sample", "tiles.decode", "ppca.elbo", "ppca.observe",
+                          "grains.encode", "affine.log_density"])  # fmt: skip
+
+
+@given(MODELS, st.lists(ITEMS, max_size=2), PARAMETERS)
+def test_whatever_comes_is_answered_or_refused(
+    client: Client, model: str, inputs: list[dict[str, Any]], parameters: dict[str, object]
+) -> None:
+    answer = post(client, model, *inputs, parameters=parameters)
+    assert answer.status_code in (200, 400, 504), answer.text
+
+
+@given(MODELS, st.lists(st.tuples(NAMES, st.sampled_from(["FP32", "INT64", "UINT8"]),
+                                  array_shapes(max_dims=4, max_side=3)), max_size=2),
+       st.binary(max_size=16))  # fmt: skip
+def test_whatever_bytes_come_are_answered_or_refused(
+    client: Client, model: str, tensors: list[tuple[str, str, tuple[int, ...]]], noise: bytes
+) -> None:
+    sizes = {"FP32": 4, "INT64": 8, "UINT8": 1}
+    inputs = [
+        {"name": name, "datatype": datatype, "shape": shape,
+         "parameters": {"binary_data_size": sizes[datatype] * math.prod(shape)}}
+        for name, datatype, shape in tensors
+    ]  # fmt: skip
+    header = orjson.dumps({"inputs": inputs})
+    total = sum(sizes[datatype] * math.prod(shape) for _, datatype, shape in tensors)
+    body = header + (noise * (total // max(1, len(noise)) + 1))[:total].ljust(total, b"\0")
+    headers = {"Inference-Header-Content-Length": str(len(header))}
+    answer = client.post(f"/v2/models/{model}/infer", content=body, headers=headers)
+    assert answer.status_code in (200, 400), answer.text
