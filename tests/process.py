@@ -15,19 +15,26 @@ START_S = 60
 
 
 class Process:
-    """A service in a process of its own, and where its log is."""
+    """A service in a process of its own, and where its log is.
 
-    def __init__(self, models: Path, log: Path) -> None:
+    Args:
+        models: Folder of bundles.
+        log: File for all that it prints.
+        settings: Of the service, by their names in the environment without the prefix.
+    """
+
+    def __init__(self, models: Path, log: Path, **settings: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        settings = {"MODELS": str(models), "PORT": str(self.port), "DEVICE": "cpu", "THREADS": "1"}
+        said = {"MODELS": str(models), "PORT": str(self.port), "DEVICE": "cpu", "THREADS": "1"}
+        said |= settings
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service"],
-                env=os.environ | {f"PUSHFORWARD_{key}": value for key, value in settings.items()},
+                env=os.environ | {f"PUSHFORWARD_{key}": value for key, value in said.items()},
                 stdout=file,
                 stderr=file,
             )
@@ -43,6 +50,12 @@ class Process:
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What it has in memory now (Linux)."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

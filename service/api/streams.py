@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -44,19 +45,28 @@ class Stream(Response):
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the headers, then chunk by chunk; `send` waits while the socket is full."""
-        async with aclosing(self._chunks) as chunks:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            async with patience(receive, FOREVER_S):
+        """Send the headers, then chunk by chunk; `send` waits while the socket is full.
+
+        What fails on the way cannot be said any more. The body is left incomplete, and the
+        server closes the connection on it.
+        """
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        try:
+            async with aclosing(self._chunks) as chunks, patience(receive, FOREVER_S):
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except ClientDisconnect:
+            return
+        except ServiceError as error:
+            log.warning("a stream was cut: %s", error.detail)
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def npy_size(shape: tuple[int, ...]) -> int:
