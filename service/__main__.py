@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from service import bundle
+from service import bundle, logs
 from service.app import create_app
 from service.batching import Batcher
 from service.engine import Engine
@@ -63,10 +62,7 @@ def serve() -> int:
         return _cannot_begin(*unknown)
     try:
         settings = Settings()
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        logs.set_up(settings.log_level, settings.log_format)
         app = create_app(settings)
     except ValidationError as error:
         return _cannot_begin(*map(_sentence, error.errors()))
@@ -79,7 +75,6 @@ def serve() -> int:
         return _cannot_begin(
             f"{PREFIX}HOST, {PREFIX}PORT: cannot listen on {settings.host}: {error.strerror}."
         )
-    logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
     # uvicorn raises the signal that stopped it once more when all is closed. A clean stop is no
     # failure, and process 1 of a container ignores a signal that has no handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -90,6 +85,7 @@ def serve() -> int:
             host=settings.host,  # for its log: it listens already
             port=settings.port,
             log_config=None,
+            access_log=False,  # service/api/observing.py writes one
             timeout_graceful_shutdown=int(settings.drain_s + CLOSING_S),
             server_header=False,
         )
@@ -146,11 +142,6 @@ def _verify(folder: Path) -> int:
     )
     print(f"ok   {folder.parent.name}/{folder.name}: off the golden vectors by at most {errors}")
     return 0
-
-
-def _is_no_probe(record: logging.LogRecord) -> bool:
-    """Return whether an access line is worth keeping: health checks come every few seconds."""
-    return not any(path in record.getMessage() for path in ('"GET /livez ', '"GET /readyz '))
 
 
 if __name__ == "__main__":

@@ -2,21 +2,35 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from service.api import catalogue, gallery, generation, health, inference, problems
+from service.api import (
+    catalogue,
+    gallery,
+    generation,
+    health,
+    inference,
+    observing,
+    operating,
+    problems,
+)
 from service.api.context import Context
 from service.api.oip import routes as inference_protocol
 from service.api.patience import Drain
 from service.batching import Batcher
+from service.logs import AccessLog
+from service.metrics import Metrics, ModelState
 from service.repository import Repository
+from service.runtime import onnxruntime
 from service.session import choose_device, cores
 from service.settings import Settings
+from service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +48,12 @@ def create_app(settings: Settings) -> FastAPI:
     """
     device = choose_device(settings.device)
     on_cpu = device.kind == "cpu"
+    metrics = Metrics()
     batcher = Batcher(
         devices=(settings.threads or cores()) if on_cpu else settings.gpus,
         ahead=0 if on_cpu else 1,
         max_wait_s=settings.max_wait_s,
+        observer=metrics,
     )
     repository = Repository(
         settings.models,
@@ -47,19 +63,50 @@ def create_app(settings: Settings) -> FastAPI:
         max_batch_s=settings.max_batch_ms / 1000,
         default=settings.default_model,
     )
+    metrics.watch(
+        queue=batcher.queue,
+        models=partial(_states, repository),
+        device={"kind": device.kind, "reason": device.reason},
+        runtime=onnxruntime.__version__,
+    )
+    tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
     app = FastAPIOffline(
         title="Pushforward",
         description=_ABOUT,
         version=version("pushforward"),
         redoc_url=None,
         lifespan=_lifespan,
+        telemetry=observing.telemetry(tracing),
     )
     app.state.context = Context(settings, repository, Drain(settings.drain_s))
+    app.state.metrics, app.state.tracing = metrics, tracing
     problems.install(app)
-    for part in (gallery, health, catalogue, generation, inference, inference_protocol):
+    operators = (health, operating)
+    for part in (gallery, *operators, catalogue, generation, inference, inference_protocol):
         app.include_router(part.router)
     app.mount("/web", gallery.files)
+    _observe(app, settings)
     return app
+
+
+def _observe(app: FastAPI, settings: Settings) -> None:
+    """Put the layer that counts and logs around all others, the one that answers 500 too."""
+    metrics: Metrics = app.state.metrics
+    app.middleware_stack = observing.Observing(
+        app.build_middleware_stack(),
+        metrics=metrics,
+        log=AccessLog(metrics.log_lines_lost.inc) if settings.access_log == "json" else None,
+        tracing=app.state.tracing,
+    )
+
+
+def _states(repository: Repository) -> Iterator[ModelState]:
+    """Yield what became of the versions that were tried."""
+    for model in list(repository.models.values()):
+        for version_, _ in list(model.problems.items()):
+            yield ModelState(model.name, version_, "failed")
+        if model.engine:
+            yield ModelState(model.name, model.engine.manifest.version, "ready")
 
 
 @asynccontextmanager
@@ -73,3 +120,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         repository.stop_loading()
         await loading
         await asyncio.to_thread(repository.batcher.close)
+        if app.state.tracing:
+            await asyncio.to_thread(app.state.tracing.close)

@@ -1,7 +1,9 @@
 """Settings from the environment, checked once at the start. Units end the names."""
 
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +72,18 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Of what is logged to stderr: lines for people or for programs."
+    )
+    access_log: Literal["json", "off"] = Field(
+        "json", description="A line of JSON on stdout for each request, or none."
+    )
+    otlp_endpoint: str | None = Field(
+        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        validate_default=True,
+        description="Collector of traces: the base address of OTLP over HTTP. Needs the extra "
+        "`otel`. Default: OTEL_EXPORTER_OTLP_ENDPOINT; where neither is set, nothing is traced.",
+    )
 
     @field_validator("default_model")
     @classmethod
@@ -78,6 +92,26 @@ class Settings(BaseSettings):
         if name is not None and models is not None and not (models / name).is_dir():
             raise ValueError(f"there is no such model in {models}")
         return name
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _traces_can_be_sent(cls, endpoint: str | None) -> str | None:
+        if not endpoint:
+            return None
+        if not endpoint.startswith(("http://", "https://")):
+            raise ValueError("expected http://HOST:PORT of a collector that speaks OTLP over HTTP")
+        if not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError(
+                "traces need the extra `otel`, which is not installed. Install it, or unset this"
+            )
+        return endpoint
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # nor is the package that it would be in
+        return False
 
 
 def misspelt(environment: Mapping[str, str]) -> list[str]:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from service import errors
+from service.api import observing
 from service.errors import ServiceError
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def _answer(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Return an error in the form that the address's clients read."""
+    observing.note(outcome=code)
     path = request.url.path
     if path == _PROTOCOL or path.startswith(f"{_PROTOCOL}/"):
         return Response(
