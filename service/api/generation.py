@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import operations
-from service.api import answers, bodies, context, schemas, streams
+from service.api import answers, bodies, context, observing, schemas, streams
 from service.api.answers import NDJSON, PNG, Result
 from service.api.bodies import JSON, NPY
 from service.api.documentation import describe
@@ -56,6 +56,7 @@ async def _sample(request: Request) -> Response:
     if not is_stream:
         here.check_values(engine, call.n, field="n")
     _check_sample(call, media_type, here.settings)
+    observing.note(rows=call.n)
 
     seed, start = context.seed_or_new(call.seed), call.start
     headers = context.headers(engine, seed=seed, start=start)
@@ -201,6 +202,7 @@ async def decode(request: Request) -> Response:
     media_type = answers.negotiate(request, engine.manifest, makes_events=True)
     z = await asked.rows(engine.manifest.latent.shape)
     here.check_values(engine, len(z), field="z")
+    observing.note(rows=len(z))
     output = _output(media_type)
     async with here.patience(request):
         answer = await operations.decode(engine, z, label=call.label, output=output)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import operations
-from service.api import answers, bodies, context, schemas
+from service.api import answers, bodies, context, observing, schemas
 from service.api.answers import Result, or_null
 from service.api.documentation import describe
 from service.engine import Engine
@@ -52,6 +52,7 @@ async def _read(request: Request, schema: type[Call], operation: Operation) -> R
     operations.require(manifest, operation)
     media_type = answers.negotiate(request, manifest, makes_events=False)
     x = await asked.rows(manifest.event.shape, event=manifest.event)
+    observing.note(rows=len(x))
     return Reading(here, call, engine, media_type, x, context.seed_or_new(call.seed))
 
 

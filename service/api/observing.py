@@ -136,7 +136,7 @@ class Exchange:
         if not self.status:
             return 500, INTERNAL
         if not self.is_complete:
-            return self.status, CUT
+            return self.status, self.outcome or CUT
         return self.status, self.outcome or OK
 
     @property

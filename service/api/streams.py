@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import tensors
+from service.api import observing
 from service.api.patience import Drain, patience
 from service.errors import Draining, ServiceError
 from service.operations import Answer
@@ -65,6 +66,7 @@ class Stream(Response):
             return
         except ServiceError as error:
             log.warning("a stream was cut: %s", error.detail)
+            observing.note(outcome=error.code)
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -86,6 +88,7 @@ async def npy(
     async with aclosing(windows):
         async for answer in windows:
             yield answer["x"].tobytes()
+            observing.sent(len(answer["x"]))
             if drain.is_over:
                 raise Draining("The stream was cut: the service is shutting down.")
 
@@ -103,10 +106,12 @@ async def ndjson(
             async for answer in windows:
                 yield await asyncio.to_thread(_lines, answer, row)
                 row += len(answer["x"])
+                observing.sent(len(answer["x"]))
                 if drain.is_over:
                     raise Draining("The stream was cut: the service is shutting down.")
     except ServiceError as error:
         log.warning("a stream ended at row %d: %s", row, error.detail)
+        observing.note(outcome=error.code)
         problem = {"code": error.code, "detail": error.detail}
         yield orjson.dumps({"problem": problem, "start": row}) + b"\n"
 

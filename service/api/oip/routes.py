@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import bodies, context, health
+from service.api import bodies, context, health, observing
 from service.api.bodies import JSON, in_thread
 from service.api.oip import compression, inference, models, parameters, wire
 from service.api.oip.inference import Outcome
@@ -138,6 +138,7 @@ async def infer(request: Request) -> Response:
         async with patience(request.receive, _seconds(request, said)):
             outcome = await inference.infer(here, served, call, said)
         watch.has_run(rows=outcome.rows)
+        observing.note(rows=outcome.rows)
         accepted = request.headers.get("accept-encoding", "")
         size = sum(array.nbytes for array in outcome.arrays.values())
         return await in_thread(size, _write, served, call, outcome, accepted=accepted)
