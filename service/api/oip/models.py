@@ -85,7 +85,7 @@ def find(repository: Repository, name: str, version: str | None) -> Served:
         raise ModelNotFound(f"There is no model '{name[:100]}'. There are: {known}.", field="model")
     number = None
     if version is not None:
-        if not (version.isascii() and version.isdecimal()):
+        if not (version.isascii() and version.isdecimal() and len(version) < 20):
             raise ModelNotFound(f"{name} has no version '{version[:40]}'.", field="version")
         number = int(version)
     engine = repository.engine(base, number)
