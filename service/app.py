@@ -62,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
         max_batch_rows=settings.max_batch_rows,
         max_batch_s=settings.max_batch_ms / 1000,
         default=settings.default_model,
+        poll_s=settings.poll_s,
+        old_versions=settings.old_versions,
     )
     metrics.watch(
         queue=batcher.queue,
@@ -113,12 +115,11 @@ def _states(repository: Repository) -> Iterator[ModelState]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load in a thread, so that /livez answers meanwhile, and leave no thread behind."""
     repository: Repository = app.state.context.repository
-    loading = asyncio.create_task(asyncio.to_thread(repository.load))
+    repository.start()
     try:
         yield
     finally:
-        repository.stop_loading()
-        await loading
+        await asyncio.to_thread(repository.close)
         await asyncio.to_thread(repository.batcher.close)
         if app.state.tracing:
             await asyncio.to_thread(app.state.tracing.close)

@@ -5,10 +5,12 @@ files; what a manifest may say is `service.manifest`. docs/bundle.md tells peopl
 bundle from any PyTorch model.
 """
 
+import functools
 import hashlib
 import io
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
+Stamp = frozenset[tuple[str, int, int, int]]
+"""Of each file of a version: its name, its number, its bytes, when it was changed."""
+
 RANDOM_OPERATORS = frozenset(
     {
         "Bernoulli",
@@ -39,6 +44,9 @@ RANDOM_OPERATORS = frozenset(
     }
 )
 """Refused: no request can seed them, and every runtime draws them differently."""
+
+_VERSION = re.compile(r"[1-9][0-9]{0,14}")
+"""As a folder. Fifteen digits are a number that JavaScript can hold."""
 
 _DTYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -122,24 +130,53 @@ def read(folder: Path) -> Bundle:
 
 def versions(models: Path, name: str) -> list[int]:
     """Return the versions of a model that lie in `models/<name>/`, newest first."""
-    numbers = [int(entry) for entry in _listing(models / name) if entry.isdecimal()]
-    return sorted(numbers, reverse=True)
+    try:
+        entries = os.listdir(models / name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:  # such as lost+found, at the root of a volume
+        _pass_over(models / name, error.strerror)
+        return []
+    return sorted((int(entry) for entry in entries if _VERSION.fullmatch(entry)), reverse=True)
 
 
 def names(models: Path) -> list[str]:
     """Return the names of the models that have a version in a folder, in order."""
-    return sorted(entry for entry in _listing(models) if versions(models, entry))
-
-
-def _listing(folder: Path) -> list[str]:
-    """Return what lies in a folder: nothing if it is none, or if it may not be looked into."""
     try:
-        return [entry.name for entry in folder.iterdir()]
+        return list(lying(models))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except OSError as error:  # such as lost+found, at the root of a volume
-        log.warning("passing over %s: %s", folder, error)
-        return []
+
+
+def lying(models: Path) -> dict[str, tuple[int, ...]]:
+    """Return by name, in order, the versions that lie in a folder of models, newest first.
+
+    Raises:
+        OSError: The folder itself cannot be looked into, so that nobody knows.
+    """
+    # What is hidden is none of ours, and what cannot be printed could not be told either.
+    entries = sorted(e for e in os.listdir(models) if e[0] != "." and e.isprintable())
+    found = {entry: tuple(versions(models, entry)) for entry in entries}
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+@functools.lru_cache(maxsize=128)
+def _pass_over(folder: Path, why: str) -> None:
+    """Say once, and not at every look, that a folder is left out."""
+    log.warning("passing over %s: %s", folder, why)
+
+
+def stamp(folder: Path) -> Stamp:
+    """Return what tells whether a version's files have changed since, without reading them."""
+    try:
+        with os.scandir(folder) as entries:
+            statuses = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+    except OSError:  # gone, or not ours to look into
+        return frozenset()
+    return frozenset(
+        (name, status.st_ino, status.st_size, status.st_mtime_ns)
+        for name, status in statuses.items()
+    )
 
 
 def locate(folder: Path, name: str) -> Path | None:

@@ -24,6 +24,18 @@ class Settings(BaseSettings):
     default_model: str | None = Field(
         None, description="Model of a request that names none. One served model is its own default."
     )
+    poll_s: float = Field(
+        2.0,
+        ge=0,
+        description="Seconds from one look at the folder of models to the next; 0 looks once, at "
+        "the start.",
+    )
+    old_versions: int = Field(
+        2,
+        ge=0,
+        description="Older versions of each model that stay loaded for requests that name them; "
+        "with 0 the newest alone is served.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     device: Literal["auto", "cpu", "cuda"] = Field(

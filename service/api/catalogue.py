@@ -15,8 +15,8 @@ from service.api.documentation import problems
 from service.api.schemas import MAX_COLUMNS
 from service.engine import Engine
 from service.errors import NotFound
-from service.repository import Model
 from service.settings import Settings
+from service.shelf import Model
 
 router = APIRouter()
 
@@ -77,6 +77,7 @@ def _summary(model: Model) -> dict[str, Any]:
         "state": model.state,
         "version": model.engine.manifest.version if model.engine else None,
         "versions": model.versions,
+        "loaded": list(model.engines),
         "problems": {str(version): why for version, why in model.problems.items()},
     }
     if not model.engine:

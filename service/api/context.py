@@ -31,6 +31,21 @@ class Context:
         """
         return patience(request.receive, allowed_s(request, self.settings.timeout_s))
 
+    async def engine(self, request: Request, name: str | None, version: int | None) -> Engine:
+        """Return the engine that a call names, after loading it if it is an older version.
+
+        Raises:
+            RequestMalformed: No name, and no default either.
+            ModelNotFound: No such model or version, or it is not sound.
+            NotReady: It is still being loaded.
+            DeadlineExceeded: Loading it takes longer than the request may.
+        """
+        engine = self.repository.at_hand(name, version)
+        if engine is None:
+            async with self.patience(request):
+                engine = await self.repository.resolve(name, version)
+        return engine
+
     def check_values(self, engine: Engine, rows: int, *, field: str) -> None:
         """Pass if an answer of so many events or latents is within the limit.
 

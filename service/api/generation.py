@@ -50,7 +50,7 @@ async def _sample(request: Request) -> Response:
     here = context.of(request)
     asked = await bodies.read(request, schemas.Sample, limit=here.settings.max_body_bytes)
     call = asked.parameters
-    engine = here.repository.engine(call.model, call.version)
+    engine = await here.engine(request, call.model, call.version)
     media_type = answers.negotiate(request, engine.manifest, makes_events=True, streams=True)
     is_stream = _streams(call, engine, media_type)
     if not is_stream:
@@ -198,7 +198,7 @@ async def decode(request: Request) -> Response:
     here = context.of(request)
     asked = await bodies.read(request, schemas.Decode, limit=here.settings.max_body_bytes)
     call = asked.parameters
-    engine = here.repository.engine(call.model, call.version)
+    engine = await here.engine(request, call.model, call.version)
     media_type = answers.negotiate(request, engine.manifest, makes_events=True)
     z = await asked.rows(engine.manifest.latent.shape)
     here.check_values(engine, len(z), field="z")

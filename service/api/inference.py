@@ -47,7 +47,7 @@ async def _read(request: Request, schema: type[Call], operation: Operation) -> R
     here = context.of(request)
     asked = await bodies.read(request, schema, limit=here.settings.max_body_bytes)
     call = asked.parameters
-    engine = here.repository.engine(call.model, call.version)
+    engine = await here.engine(request, call.model, call.version)
     manifest = engine.manifest
     operations.require(manifest, operation)
     media_type = answers.negotiate(request, manifest, makes_events=False)

@@ -31,7 +31,7 @@ def test_stop_while_loading_leaves_no_thread(models: Path) -> None:
     before = set(threading.enumerate())
     with closing(Batcher(devices=2)) as batcher:
         repository = Repository(models, Device("cpu"), batcher=batcher)
-        repository.stop_loading()
+        repository.close()
         repository.load()
     assert not repository.loaded
     assert set(threading.enumerate()) <= before

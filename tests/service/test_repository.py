@@ -96,5 +96,5 @@ def test_unknown_names_and_versions_are_not_found(tmp_path: Path) -> None:
     repository = loaded(tmp_path)
     with pytest.raises(ModelNotFound, match="There are: affine"):
         repository.engine("nothing")
-    with pytest.raises(ModelNotFound, match="served in version 1; version 2 is not"):
+    with pytest.raises(ModelNotFound, match="affine has no version 2. It is served in: 1"):
         repository.engine("affine", 2)

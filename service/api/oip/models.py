@@ -15,8 +15,9 @@ from service.api.oip.wire import DATATYPE, Signature
 from service.engine import Engine
 from service.errors import ModelNotFound
 from service.manifest import Role, TensorSpec
-from service.repository import Model, Repository
+from service.repository import Repository
 from service.settings import Settings
+from service.shelf import Model
 
 Task = Role | Literal["sample"]
 SAMPLE: Literal["sample"] = "sample"
@@ -72,7 +73,7 @@ class Served:
         return parameters.Estimated if "draws" in noisy[0].shape else parameters.Seeded
 
 
-def find(repository: Repository, name: str, version: str | None) -> Served:
+async def find(repository: Repository, name: str, version: str | None) -> Served:
     """Return the model of this name.
 
     Raises:
@@ -88,7 +89,7 @@ def find(repository: Repository, name: str, version: str | None) -> Served:
         if not (version.isascii() and version.isdecimal() and len(version) < 20):
             raise ModelNotFound(f"{name} has no version '{version[:40]}'.", field="version")
         number = int(version)
-    engine = repository.engine(base, number)
+    engine = await repository.resolve(base, number)
     for served in _tasks(engine):
         if served.task == task:
             return served

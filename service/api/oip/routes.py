@@ -66,28 +66,28 @@ async def all_statistics(request: Request) -> Response:
 @router.get("/models/{name}/versions/{version}")
 async def metadata(request: Request) -> Response:
     """Return the tensors of a model."""
-    return _json(models.metadata(_find(request)))
+    return _json(models.metadata(await _find(request)))
 
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
 async def model_ready(request: Request) -> Response:
     """Return 200 if a model is served."""
-    return _json({"name": _find(request).name, "ready": True})
+    return _json({"name": (await _find(request)).name, "ready": True})
 
 
 @router.get("/models/{name}/config")
 @router.get("/models/{name}/versions/{version}/config")
 async def configuration(request: Request) -> Response:
     """Return a model's configuration in Triton's form."""
-    return _json(models.configuration(_find(request), context.of(request).settings))
+    return _json(models.configuration(await _find(request), context.of(request).settings))
 
 
 @router.get("/models/{name}/stats")
 @router.get("/models/{name}/versions/{version}/stats")
 async def statistics(request: Request) -> Response:
     """Return the counts of a model."""
-    served = _find(request)
+    served = await _find(request)
     return _json({"model_stats": [_statistics(request).of(served).said(served)]})
 
 
@@ -124,7 +124,7 @@ async def change_repository(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """Return the outputs of a model for given inputs."""
     here = context.of(request)
-    served = _find(request)
+    served = await _find(request)
     limit = here.settings.max_body_bytes
     body = await bodies.read_all(request, limit=limit)
     with _statistics(request).of(served).request() as watch:
@@ -189,9 +189,9 @@ def _seconds(request: Request, said: Parameters) -> float:
     return min(allowed, said.timeout / 1e6) if said.timeout else allowed
 
 
-def _find(request: Request) -> Served:
+async def _find(request: Request) -> Served:
     path = request.path_params
-    return models.find(context.of(request).repository, path["name"], path.get("version"))
+    return await models.find(context.of(request).repository, path["name"], path.get("version"))
 
 
 def _statistics(request: Request) -> Statistics:
