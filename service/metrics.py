@@ -93,8 +93,43 @@ class _OfLane:
         self.wait_s = metrics.wait_s.labels(*labels)
 
 
+class _OfRoute:
+    """The metrics of one route, likewise."""
+
+    def __init__(self, metrics: "Metrics", route: str) -> None:
+        self.duration_s = metrics.request_s.labels(route)
+        self.response_bytes = metrics.response_bytes.labels(route)
+
+
+class Models:
+    """What becomes of versions: an observer of the repository.
+
+    Args:
+        metrics: Whose part it is.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, metrics: "Metrics", clock: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._clock = clock
+
+    def loaded(self, name: str, version: int, seconds: float) -> None:
+        """A version passed its checks, and can serve."""
+        self._metrics.load_s.labels(name, version).set(seconds)
+        self._metrics.loaded_at.labels(name, version).set(self._clock())
+
+    def refused(self, name: str, version: int, reason: str) -> None:
+        """A version did not pass."""
+        self._metrics.refused_bundles.labels(name).inc()
+
+    def unloaded(self, name: str, version: int) -> None:
+        """A version was let go."""
+        for gauge in (self._metrics.load_s, self._metrics.loaded_at):
+            gauge.remove(name, version)
+
+
 class Metrics:
-    """The metrics of one app. An observer of its batcher and of its requests.
+    """The metrics of one app. An observer of its batcher.
 
     Args:
         clock: Seconds since the epoch.
@@ -104,10 +139,10 @@ class Metrics:
         # When each series began is a series of its own otherwise: a third more of them.
         disable_created_metrics()
         self.registry = CollectorRegistry()
-        self._clock = clock
         self._lanes: dict[tuple[str, ...], _OfLane] = {}
         self._requests: dict[tuple[str, str, int, str], Counter] = {}
-        self._durations: dict[str, Histogram] = {}
+        self._routes: dict[str, _OfRoute] = {}
+        self.models = Models(self, clock)
         self._make_request_metrics()
         self._make_lane_metrics()
         self._make_model_metrics()
@@ -195,12 +230,11 @@ class Metrics:
         if counter is None:
             counter = self._requests[key] = self.requests.labels(*key)
         counter.inc()
-        duration = self._durations.get(route)
-        if duration is None:
-            duration = self._durations[route] = self.request_s.labels(route)
-        duration.observe(duration_s)
-        if sent_bytes:
-            self.response_bytes.labels(route).inc(sent_bytes)
+        of = self._routes.get(route)
+        if of is None:
+            of = self._routes[route] = _OfRoute(self, route)
+        of.duration_s.observe(duration_s)
+        of.response_bytes.inc(sent_bytes)
 
     # --- the batcher's observer ---
 
@@ -231,22 +265,6 @@ class Metrics:
     def non_finite(self, lane: Named, *, rows: int) -> None:
         """Rows came out infinite or NaN."""
         self.non_finite_rows.labels(*lane.name).inc(rows)
-
-    # --- models ---
-
-    def loaded(self, model: str, version: int, *, seconds: float) -> None:
-        """A version began to serve."""
-        self.load_s.labels(model, version).set(seconds)
-        self.loaded_at.labels(model, version).set(self._clock())
-
-    def unloaded(self, model: str, version: int) -> None:
-        """A version ceased to serve."""
-        for gauge in (self.load_s, self.loaded_at):
-            gauge.remove(model, version)
-
-    def bundle_refused(self, model: str) -> None:
-        """A version did not pass its checks."""
-        self.refused_bundles.labels(model).inc()
 
     # --- what is read when somebody scrapes ---
 

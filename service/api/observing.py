@@ -97,6 +97,9 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Send what the app answers, after a look at it. The headers are added to."""
+        if self.is_gone:  # whatever it is, nobody reads it
+            await self._send(message)
+            return
         if message["type"] == "http.response.start":
             message = self._begin(message)
         await self._send(message)
@@ -131,7 +134,7 @@ class Exchange:
 
     def result(self) -> tuple[int, str]:
         """Return the status and the outcome of a request that is over."""
-        if self.is_gone and not self.is_complete:
+        if self.is_gone:
             return self.status or CLIENT_CLOSED_REQUEST, CLIENT_GONE
         if not self.status:
             return 500, INTERNAL
