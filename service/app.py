@@ -64,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         default=settings.default_model,
         poll_s=settings.poll_s,
         old_versions=settings.old_versions,
+        observer=metrics.models,
     )
     metrics.watch(
         queue=batcher.queue,
@@ -84,8 +85,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics, app.state.tracing = metrics, tracing
     problems.install(app)
     operators = (health, operating)
-    for part in (gallery, *operators, catalogue, generation, inference, inference_protocol):
-        app.include_router(part.router)
+    # Side by side, and what is asked most first: an included router would be asked in its turn.
+    for part in (generation, inference, inference_protocol, gallery, *operators, catalogue):
+        app.router.routes.extend(part.router.routes)
     app.mount("/web", gallery.files)
     _observe(app, settings)
     return app
@@ -104,11 +106,13 @@ def _observe(app: FastAPI, settings: Settings) -> None:
 
 def _states(repository: Repository) -> Iterator[ModelState]:
     """Yield what became of the versions that were tried."""
-    for model in list(repository.models.values()):
-        for version_, _ in list(model.problems.items()):
-            yield ModelState(model.name, version_, "failed")
-        if model.engine:
-            yield ModelState(model.name, model.engine.manifest.version, "ready")
+    for name, model in repository.models.items():
+        if model.state == "loading" and model.versions:
+            yield ModelState(name, model.versions[0], "loading")
+        for each in model.problems:
+            yield ModelState(name, each, "failed")
+        for each in model.engines:
+            yield ModelState(name, each, "ready")
 
 
 @asynccontextmanager

@@ -133,7 +133,10 @@ def _ppnd16(probability: Floats) -> Floats:
     outer = q[~central]
     # The smaller of p and 1 - p, each exact because p is a multiple of 2^-53.
     r = np.sqrt(-_log(np.minimum(probability[~central], 1.0 - probability[~central])))
-    tail = np.where(r <= 5.0, _ratio(_TAIL, r - 1.6), _ratio(_FAR_TAIL, r - 5.0))
+    tail = _ratio(_TAIL, r - 1.6)
+    far = r > 5.0
+    if far.any():  # one value in 70 billion
+        tail = np.where(far, _ratio(_FAR_TAIL, r - 5.0), tail)
     result[~central] = np.copysign(tail, outer)
     return result
 

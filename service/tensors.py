@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
 
@@ -95,15 +96,15 @@ def _from_npy(body: bytes, *, field: str) -> Array:
 
 def to_npy(array: Array) -> bytes:
     """Return the array as an npy file."""
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-    return stream.getvalue()
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return npy_header(array.shape, little.dtype.str) + little.tobytes()
 
 
-def npy_header(shape: Sequence[int]) -> bytes:
-    """Return how an npy file of float32 begins, whose rows follow in C order."""
+@lru_cache(maxsize=256)
+def npy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
+    """Return how an npy file begins, whose rows follow in C order."""
     stream = io.BytesIO()
-    header = {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)}
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
     return stream.getvalue()
 

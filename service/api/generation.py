@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +11,7 @@ from service.api import answers, bodies, context, observing, schemas, streams
 from service.api.answers import NDJSON, PNG, Result
 from service.api.bodies import JSON, NPY
 from service.api.documentation import describe
+from service.api.routing import plain_router
 from service.bundle import digest
 from service.engine import Engine
 from service.errors import InputInvalid
@@ -19,7 +19,7 @@ from service.noise import ROWS
 from service.runtime import onnxruntime
 from service.settings import Settings
 
-router = APIRouter()
+router = plain_router()
 
 _SAMPLE = describe(
     schemas.Sample,

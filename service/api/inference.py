@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,11 +12,12 @@ from service import operations
 from service.api import answers, bodies, context, observing, schemas
 from service.api.answers import Result, or_null
 from service.api.documentation import describe
+from service.api.routing import plain_router
 from service.engine import Engine
 from service.operations import DEFAULT_DRAWS, Operation
 from service.tensors import Array
 
-router = APIRouter()
+router = plain_router()
 
 Call = TypeVar("Call", bound=schemas.Estimated)
 
