@@ -16,11 +16,11 @@ COPY --from=wheel /wheels /wheels
 
 FROM environment AS cpu-environment
 RUN /opt/pushforward/bin/pip install --no-cache-dir --constraint /constraints.txt \
-    "$(echo /wheels/*.whl)[cpu]"
+    "$(echo /wheels/*.whl)[cpu,otel]"
 
 FROM environment AS gpu-environment
 RUN /opt/pushforward/bin/pip install --no-cache-dir --constraint /constraints.txt \
-    "$(echo /wheels/*.whl)[gpu]"
+    "$(echo /wheels/*.whl)[gpu,otel]"
 
 FROM python:3.11-slim-bookworm AS runtime
 RUN useradd --system --no-create-home --uid 10001 pushforward

@@ -148,6 +148,8 @@ class Exchange:
         path: str | None = getattr(self.scope.get("route"), "path", None)
         if path is None and "app_root_path" in self.scope:  # in a folder of files
             path = f"{self.scope['root_path']}/{{file}}"
+        elif path is None and "endpoint" in self.scope:  # a page of FastAPI's own
+            path = self.scope["path"]
         return path or UNMATCHED
 
 

@@ -65,6 +65,8 @@ def metrics() -> Metrics:
         ("GET", "/models/none", "/models/{name}", "404", "model_not_found"),
         ("GET", "/v2/models/none", "/v2/models/{name}", "404", "model_not_found"),
         ("GET", "/livez", "/livez", "200", "ok"),
+        ("GET", "/openapi.json", "/openapi.json", "200", "ok"),
+        ("GET", "/", "/", "200", "ok"),
         ("GET", "/web/api.js", "/web/{file}", "200", "ok"),
         ("GET", "/web/none.js", "/web/{file}", "404", "not_found"),
         ("GET", "/none/of/these", "unmatched", "404", "not_found"),
@@ -231,6 +233,10 @@ def test_refused_bundle_shows(make_client: MakeClient, tmp_path: Path) -> None:
         ("affine", "ready"): 1, ("affine", "failed"): 0,
         ("ppca", "ready"): 0, ("ppca", "failed"): 1,
     }  # fmt: skip
+    assert value(metrics, "bundles_refused_total", model="ppca") == 1
+    assert value(metrics, "bundles_refused_total", model="affine") == 0
+    assert value(metrics, "model_load_seconds", model="affine", version="1") > 0
+    assert value(metrics, "model_load_seconds", model="ppca", version="1") == 0
 
 
 def test_observer_of_the_repository_keeps_what_serves() -> None:
