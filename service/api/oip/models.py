@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from starlette.requests import Request
+
 from service.api import context
+from service.api.context import Context
 from service.api.oip import parameters
 from service.api.oip.parameters import Parameters
 from service.api.oip.wire import DATATYPE, Signature
@@ -17,7 +20,6 @@ from service.errors import ModelNotFound
 from service.manifest import Role, TensorSpec
 from service.repository import Repository
 from service.settings import Settings
-from service.shelf import Model
 
 Task = Role | Literal["sample"]
 SAMPLE: Literal["sample"] = "sample"
@@ -73,78 +75,91 @@ class Served:
         return parameters.Estimated if "draws" in noisy[0].shape else parameters.Seeded
 
 
-async def find(repository: Repository, name: str, version: str | None) -> Served:
-    """Return the model of this name.
+async def find(request: Request, name: str, version: str | None) -> Served:
+    """Return the model of this name, after loading it if it is an older version.
 
     Raises:
         ModelNotFound: No such model, task or version.
         NotReady: It is still being loaded.
+        DeadlineExceeded: Loading it takes longer than the request may.
     """
+    here = context.of(request)
     base, _, task = name.rpartition(".")
-    if base not in repository.models:
-        known = ", ".join(served.name for served in ready(repository)) or "none"
+    if base not in here.repository.models:
+        known = ", ".join(served.name for served in newest(here.repository)) or "none"
         raise ModelNotFound(f"There is no model '{name[:100]}'. There are: {known}.", field="model")
     number = None
     if version is not None:
         if not (version.isascii() and version.isdecimal() and len(version) < 20):
             raise ModelNotFound(f"{name} has no version '{version[:40]}'.", field="version")
         number = int(version)
-    engine = await repository.resolve(base, number)
-    for served in _tasks(engine):
+    tasks = _tasks(await here.engine(request, base, number))
+    for served in tasks:
         if served.task == task:
             return served
-    known = ", ".join(served.name for served in _tasks(engine))
+    known = ", ".join(served.name for served in tasks)
     raise ModelNotFound(f"There is no model '{name[:100]}'. {base} has: {known}.", field="model")
 
 
-def ready(repository: Repository) -> Iterator[Served]:
-    """Yield every model that is served."""
+def newest(repository: Repository) -> Iterator[Served]:
+    """Yield what serves requests that name no version."""
     for model in repository.models.values():
         if model.engine:
             yield from _tasks(model.engine)
 
 
-def _tasks(engine: Engine) -> Iterator[Served]:
-    yield Served(engine, SAMPLE)
-    for role in get_args(Role):
-        if role in engine.manifest.graphs:
-            yield Served(engine, role)
+def loaded(repository: Repository) -> Iterator[Served]:
+    """Yield all that is loaded, older versions too."""
+    for model in repository.models.values():
+        for engine in model.engines.values():
+            yield from _tasks(engine)
+
+
+def _tasks(engine: Engine) -> list[Served]:
+    roles = [role for role in get_args(Role) if role in engine.manifest.graphs]
+    return [Served(engine, task) for task in (SAMPLE, *roles)]
 
 
 def index(repository: Repository) -> Iterator[dict[str, str]]:
-    """Yield what became of every model, in Triton's words.
+    """Yield what became of every version, in Triton's words.
 
-    What is not served has no graphs that anybody has seen, and stands there for its sampling.
+    What is not loaded has no graphs that anybody has seen, and stands there for its sampling.
     """
+    for served in loaded(repository):
+        yield _entry(served.name, served.version, "READY")
     for model in repository.models.values():
-        if model.engine:
-            for served in _tasks(model.engine):
-                yield _entry(served.name, served.version, "READY")
-        yield from _not_served(model)
-
-
-def _not_served(model: Model) -> Iterator[dict[str, str]]:
-    name = f"{model.name}.{SAMPLE}"
-    if model.state == "loading":
-        yield _entry(name, str(max(model.versions, default="")), "LOADING")
-    for version, why in model.problems.items():
-        yield _entry(name, str(version), "UNAVAILABLE", why)
+        for version in model.versions:
+            name = f"{model.name}.{SAMPLE}"
+            if version in model.problems:
+                yield _entry(name, str(version), "UNAVAILABLE", model.problems[version])
+            elif model.state == "loading":
+                yield _entry(name, str(version), "LOADING")
+            elif version not in model.engines:
+                yield _entry(name, str(version), "UNAVAILABLE", "It is not loaded now.")
 
 
 def _entry(name: str, version: str, state: str, reason: str = "") -> dict[str, str]:
     return {"name": name, "version": version, "state": state, "reason": reason}
 
 
-def metadata(served: Served) -> dict[str, Any]:
+def metadata(served: Served, here: Context) -> dict[str, Any]:
     """Return the protocol's description of a model. -1 is an axis that each call chooses."""
     signature = served.signature
     return {
         "name": served.name,
-        "versions": [served.version],
+        "versions": _versions(served, here),
         "platform": "onnx_onnxv1",
         "inputs": [_tensor(spec) for spec in signature.inputs],
         "outputs": [_tensor(spec) for spec in signature.outputs],
     }
+
+
+def _versions(served: Served, here: Context) -> list[str]:
+    """Return the versions that a request may name, oldest first."""
+    model = here.repository.models.get(served.engine.manifest.name)
+    if model is None or not here.settings.old_versions:
+        return [served.version]
+    return [str(version) for version in sorted(set(model.versions) - set(model.problems))]
 
 
 def configuration(served: Served, settings: Settings) -> dict[str, Any]:

@@ -50,14 +50,14 @@ async def ready(request: Request) -> Response:
 @router.get("/models")
 async def names(request: Request) -> Response:
     """Return the names of what is served, as KServe does."""
-    served = models.ready(context.of(request).repository)
+    served = models.newest(context.of(request).repository)
     return _json({"models": [each.name for each in served]})
 
 
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> Response:
-    """Return the counts of every model."""
-    served = models.ready(context.of(request).repository)
+    """Return the counts of every model that is loaded."""
+    served = models.loaded(context.of(request).repository)
     counted = _statistics(request)
     return _json({"model_stats": [counted.of(each).said(each) for each in served]})
 
@@ -66,7 +66,7 @@ async def all_statistics(request: Request) -> Response:
 @router.get("/models/{name}/versions/{version}")
 async def metadata(request: Request) -> Response:
     """Return the tensors of a model."""
-    return _json(models.metadata(await _find(request)))
+    return _json(models.metadata(await _find(request), context.of(request)))
 
 
 @router.get("/models/{name}/ready")
@@ -124,9 +124,9 @@ async def change_repository(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """Return the outputs of a model for given inputs."""
     here = context.of(request)
-    served = await _find(request)
     limit = here.settings.max_body_bytes
     body = await bodies.read_all(request, limit=limit)
+    served = await _find(request)
     with _statistics(request).of(served).request() as watch:
         encoding = request.headers.get("content-encoding", "identity")
         length = _header_length(request)
@@ -191,7 +191,7 @@ def _seconds(request: Request, said: Parameters) -> float:
 
 async def _find(request: Request) -> Served:
     path = request.path_params
-    return await models.find(context.of(request).repository, path["name"], path.get("version"))
+    return await models.find(request, path["name"], path.get("version"))
 
 
 def _statistics(request: Request) -> Statistics:

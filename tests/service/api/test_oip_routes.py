@@ -182,6 +182,29 @@ def test_index_lists_what_serves_and_what_does_not(make_client: MakeClient, tmp_
     assert client.post("/v2/repository/index", content=b"{").status_code == 400
 
 
+def test_older_version_is_served_when_it_is_named(make_client: MakeClient, tmp_path: Path) -> None:
+    AFFINE.publish(tmp_path)
+    AFFINE.publish(tmp_path, version=2)
+    client = make_client(models=tmp_path)
+    address = "/v2/models/affine.sample"
+    assert client.get(address).json()["versions"] == ["1", "2"]
+    index = client.post("/v2/repository/index").json()
+    (older,) = [each for each in index if each["version"] == "1"]
+    assert (older["state"], older["reason"]) == ("UNAVAILABLE", "It is not loaded now.")
+    for version in ("1", "2"):
+        assert client.get(f"{address}/versions/{version}/ready").status_code == 200
+        answer = client.post(f"{address}/versions/{version}/infer", json={}).json()
+        assert answer["model_version"] == version
+    index = client.post("/v2/repository/index", json={"ready": True}).json()
+    assert {each["version"] for each in index} == {"1", "2"}
+    said = client.get("/v2/models/stats").json()["model_stats"]
+    counts = {each["version"]: each["inference_count"] for each in said
+              if each["name"] == "affine.sample"}  # fmt: skip
+    assert counts == {"1": 1, "2": 1}
+    alone = make_client(models=tmp_path, old_versions=0)
+    assert alone.get(address).json()["versions"] == ["2"]
+
+
 def test_nothing_is_ready_where_nothing_is_served(make_client: MakeClient, tmp_path: Path) -> None:
     (tmp_path / "empty/1").mkdir(parents=True)
     client = make_client(models=tmp_path)
