@@ -55,19 +55,12 @@ def _rates(axis: Axes, titles: Mapping[str, str], records: Sequence[Record], nam
     task, rows, form, connections = name.split(" ")
     plural = "" if connections == "x1" else "s"
     axis.set_title(f"{task}, {rows}, {form}, {connections[1:]} connection{plural}", fontsize=10)
-    axis.set_xlabel(unit, fontsize=9)
-    if sampled and (limit := spread(raw(records, "rows_per_s").values())):
+    limit = spread(raw(records, "rows_per_s").values()) if sampled else None
+    if limit:
         axis.axvline(limit.median, color="#c0392b", linewidth=1, linestyle="--")
-        axis.text(
-            limit.median,
-            -0.62,
-            " session.run",
-            fontsize=8,
-            color="#c0392b",
-            ha="right",
-            va="bottom",
-        )
         axis.set_xlim(0, max(axis.get_xlim()[1], 1.2 * limit.median))
+    note = " (dashed: session.run alone, at its best)" if limit else ""
+    axis.set_xlabel(f"{unit}{note}", fontsize=9)
 
 
 def _latencies(axis: Axes, titles: Mapping[str, str], records: Sequence[Record], load: str) -> None:
@@ -100,7 +93,7 @@ def _bars(
         if second:
             axis.plot([second.median] * 2, [place - 0.33, place + 0.33], color="black", linewidth=2)
     axis.set_yticks(range(len(titles)), list(titles.values()), fontsize=9)
-    axis.invert_yaxis()
+    axis.set_ylim(len(titles) - 0.5, -0.5)
     axis.margins(x=0.16)
     axis.set_xlim(left=0)
     axis.spines[["top", "right"]].set_visible(False)
