@@ -149,9 +149,10 @@ class Shelf:
             for each in (*list(before.engines)[:1], version):
                 self.use((name, each))
             engines = {**before.engines, version: engine}
-            newest, *older = sorted(engines, reverse=True)
+            going = engines.keys() - set(before.versions)  # it serves until `settle`
+            newest, *older = sorted(engines.keys() - going, reverse=True)
             older.sort(key=lambda each: self._used.get((name, each), -1), reverse=True)
-            kept = {newest, *older[: self._old_versions]}
+            kept = {newest, *older[: self._old_versions]} | going
             model = replace(
                 before,
                 state="ready",

@@ -380,3 +380,19 @@ GRAINS = Tiny(
 )
 
 ALL = (AFFINE, GRAINS, PPCA, TILES)
+
+
+def step(version: int, name: str = "steps") -> Tiny:
+    """A generator that is another one in each version: x = z + version."""
+    return Tiny(
+        name=name,
+        interface=Interface(
+            family="gan",
+            event=Event(kind="vector", shape=(2,)),
+            latent=Latent(shape=(2,)),
+            density=Density(kind="none", estimator=None),
+        ),
+        nodes={"decode": "x = Add(z, shift)"},
+        constants={"shift": np.array([version], np.float32)},
+        references={"decode": lambda z: {"x": z + version}},
+    )
