@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -32,6 +33,7 @@ class Load:
         self.answers: Counter[int] = Counter()
         self.failures: list[str] = []
         self.is_over = False
+        self.news = asyncio.Condition()
 
     async def ask(self, number: int) -> None:
         while not self.is_over:
@@ -42,6 +44,8 @@ class Load:
             answer = await self.client.post("/decode", json=body)
             self.asking[version] -= 1
             self.judge(answer, version)
+            async with self.news:
+                self.news.notify_all()
 
     def judge(self, answer: httpx.Response, asked: int | None) -> None:
         said = answer.json()
@@ -58,8 +62,12 @@ class Load:
     async def until(self, version: int) -> None:
         """Wait until some more requests were answered by a version."""
         enough = self.answers[version] + 2 * CLIENTS
-        while self.answers[version] < enough and not self.failures:
-            await asyncio.sleep(0)
+        await self.hear(lambda: self.answers[version] >= enough)
+
+    async def hear(self, fact: Callable[[], bool]) -> None:
+        """Wait until the answers make something true, or until one is wrong."""
+        async with self.news:
+            await self.news.wait_for(lambda: fact() or bool(self.failures))
 
 
 async def swap(app: FastAPI, models: Path) -> Load:
@@ -79,8 +87,7 @@ async def swap(app: FastAPI, models: Path) -> Load:
             await load.until(version)
             await load.until(1)
         load.named = [None, 2, 4]
-        while load.asking[1]:
-            await asyncio.sleep(0)
+        await load.hear(lambda: not load.asking[1])
         shutil.rmtree(models / "steps" / "1")
         await asyncio.to_thread(repository.poll)
         await load.until(4)
