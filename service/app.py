@@ -62,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_batch_rows=settings.max_batch_rows,
         max_batch_s=settings.max_batch_ms / 1000,
         default=settings.default_model,
+        max_load_s=settings.max_load_s,
         poll_s=settings.poll_s,
         old_versions=settings.old_versions,
         observer=metrics.models,

@@ -5,54 +5,41 @@ files; what a manifest may say is `service.manifest`. docs/bundle.md tells peopl
 bundle from any PyTorch model.
 """
 
+import errno
 import functools
 import hashlib
-import io
+import json
 import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import onnx
 from pydantic import ValidationError
 
+from service import golden, graphs
 from service.errors import BundleInvalid
-from service.manifest import Manifest, Role, TensorSpec
+from service.manifest import Graph, Manifest, Role
 from service.tensors import Array
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**20
+"""A shipped one has 9,000."""
+MAX_FILE_BYTES = 2**31 - 1
+"""Of one file: no ONNX file without outside weights can be larger."""
 
 Stamp = frozenset[tuple[str, int, int, int]]
 """Of each file of a version: its name, its number, its bytes, when it was changed."""
 
-RANDOM_OPERATORS = frozenset(
-    {
-        "Bernoulli",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    }
-)
-"""Refused: no request can seed them, and every runtime draws them differently."""
-
 _VERSION = re.compile(r"[1-9][0-9]{0,14}")
 """As a folder. Fifteen digits are a number that JavaScript can hold."""
-
-_DTYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.UINT8: "uint8",
-}
 
 
 @dataclass(frozen=True)
@@ -82,8 +69,8 @@ class Bundle:
     @cached_property
     def golden(self) -> dict[str, Array]:
         """The golden vectors, by "<role>.<tensor>"."""
-        with np.load(io.BytesIO(self.files[self.manifest.golden.file])) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        file = self.manifest.golden.file
+        return golden.read(self.files[file], self.manifest, where=f"{self.folder / file}")
 
 
 def digest(data: bytes) -> str:
@@ -101,6 +88,8 @@ def read(folder: Path) -> Bundle:
     Raises:
         BundleInvalid: One sentence that says which file or field is wrong, and how.
     """
+    if folder.resolve() != folder.parent.parent.resolve() / folder.parent.name / folder.name:
+        raise BundleInvalid(f"{folder} is reached by a link, and may lie anywhere.", field="name")
     manifest = _read_manifest(folder)
     if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
         raise BundleInvalid(
@@ -109,23 +98,36 @@ def read(folder: Path) -> Bundle:
             field="name",
         )
     hashes = {graph.file: graph.sha256 for graph in manifest.graphs.values()}
-    for role, graph in manifest.graphs.items():
-        if graph.sha256 != hashes[graph.file]:
-            raise BundleInvalid(
-                f"{folder / MANIFEST}: graphs.{role}.sha256 differs from that of another role of "
-                f"{graph.file}.",
-                field=f"graphs.{role}.sha256",
-            )
     hashes[manifest.golden.file] = manifest.golden.sha256
-    files = {name: _read_file(folder, name, sha256=sha256) for name, sha256 in hashes.items()}
+    files = {name: _read_checked(folder / name, sha256) for name, sha256 in hashes.items()}
     bundle = Bundle(folder, manifest, files)
-    for role, graph in manifest.graphs.items():
-        shared = [other for other in manifest.graphs.values() if other.file == graph.file]
-        outputs = {spec.name: spec for other in shared for spec in other.outputs}
-        where = f"{folder / graph.file}"
-        _check_graph(bundle.graph(role), graph.inputs, tuple(outputs.values()), where=where)
-    _check_golden(bundle)
+    for file, sharing in _by_file(manifest).items():
+        outputs = {spec.name: spec for graph in sharing for spec in graph.outputs}
+        where = f"{folder / file}"
+        graphs.check(files[file], sharing[0].inputs, tuple(outputs.values()), where=where)
+    bundle.golden  # noqa: B018  # it is checked when it is read
     return bundle
+
+
+def _by_file(manifest: Manifest) -> dict[str, list[Graph]]:
+    """Return the graphs of each file.
+
+    Raises:
+        BundleInvalid: Roles that share one do not agree on what it is.
+    """
+    found: dict[str, list[Graph]] = {}
+    for role, graph in manifest.graphs.items():
+        first = found.setdefault(graph.file, [graph])[0]
+        if first is graph:
+            continue
+        for part in ("sha256", "inputs"):
+            if getattr(first, part) != getattr(graph, part):
+                raise BundleInvalid(
+                    f"graphs.{role}.{part} differs from that of another role of {graph.file}.",
+                    field=f"graphs.{role}.{part}",
+                )
+        found[graph.file].append(graph)
+    return found
 
 
 def versions(models: Path, name: str) -> list[int]:
@@ -226,10 +228,12 @@ def _write_file(path: Path, data: bytes) -> None:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise BundleInvalid(f"{folder}: there is no {MANIFEST}, so this is no bundle.")
+    text = _read_file(path, most=MAX_MANIFEST_BYTES)
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(text)
+        json.loads(text, object_pairs_hook=_no_duplicates)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -237,126 +241,55 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleInvalid(
             f"{path}: {field + ': ' if field else ''}{first['msg']}{others}.", field=field or None
         ) from error
+    except _Duplicate as error:
+        raise BundleInvalid(f"{path}: {error.key} stands there twice.", field=error.key) from error
+    return manifest
 
 
-def _read_file(folder: Path, name: str, *, sha256: str) -> bytes:
-    path = locate(folder, name)
-    if path is None:
-        raise BundleInvalid(f"{folder / name} leads out of the bundle's folder.", field=name)
-    if not path.is_file():
-        raise BundleInvalid(f"{path}: named in the manifest, and not there.", field=name)
-    data = path.read_bytes()
+class _Duplicate(Exception):
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> None:
+    """Pass if an object has each key once: readers do not agree on which of two is meant."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _Duplicate(key)
+        seen.add(key)
+
+
+def _read_checked(path: Path, sha256: str) -> bytes:
+    data = _read_file(path, most=MAX_FILE_BYTES)
     if digest(data) != sha256:
         raise BundleInvalid(
             f"{path}: its SHA-256 is not the manifest's. The file was changed or cut short.",
-            field=name,
+            field=path.name,
         )
     return data
 
 
-def _check_graph(
-    data: bytes,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    *,
-    where: str,
-) -> None:
-    """Pass if a file holds a graph with exactly these tensors, the outputs of all its roles."""
+def _read_file(path: Path, *, most: int) -> bytes:
+    """Return what a file holds; never wait for a pipe, follow a link, or read without end.
+
+    Raises:
+        BundleInvalid: It is no plain file of this folder, too large, or not ours to read.
+    """
     try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own class differs between its implementations
-        raise BundleInvalid(f"{where}: not an ONNX file ({error}).", field="graphs") from error
-    _refuse_noise_and_outside_files(model, where=where)
-    fed = {tensor.name for tensor in model.graph.input}
-    fed -= {tensor.name for tensor in model.graph.initializer}
-    for side, values, specs in (
-        ("inputs", [v for v in model.graph.input if v.name in fed], inputs),
-        ("outputs", list(model.graph.output), outputs),
-    ):
-        actual = sorted(map(_describe, values))
-        expected = sorted(f"{spec.name} {_erase_names(spec)}" for spec in specs)
-        if actual != expected:
-            raise BundleInvalid(
-                f"{where}: its {side} are {actual}; the manifest says {expected}.",
-                field="graphs",
-            )
-
-
-def _refuse_noise_and_outside_files(model: onnx.ModelProto, *, where: str) -> None:
-    bodies = [model.graph, *model.functions]
-    while bodies:
-        body = bodies.pop()
-        for tensor in _tensors(body):
-            if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise BundleInvalid(
-                    f"{where}: weight {tensor.name} lies in another file. Export with "
-                    "external_data=False."
-                )
-        for node in body.node:
-            bodies += [a.g for a in node.attribute if a.HasField("g")]
-            bodies += [graph for a in node.attribute for graph in a.graphs]
-            # Since opset 12 a third input switches Dropout's training mode on.
-            trains = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]
-            if node.op_type in RANDOM_OPERATORS or trains:
-                raise BundleInvalid(
-                    f"{where}: node {node.name or '(unnamed)'} is {node.op_type}, which draws its "
-                    "own random numbers. Make the noise an input of the graph."
-                )
-
-
-def _tensors(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor that a graph or a function holds, but those of the graphs within it."""
-    sparse: list[onnx.SparseTensorProto] = []
-    if isinstance(body, onnx.GraphProto):
-        yield from body.initializer
-        sparse += body.sparse_initializer
-    for node in body.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            sparse += (attribute.sparse_tensor, *attribute.sparse_tensors)
-    for each in sparse:
-        yield from (each.values, each.indices)
-
-
-def _describe(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    dtype = _DTYPES.get(tensor.elem_type, f"type {tensor.elem_type}")
-    axes = [str(d.dim_value) if d.HasField("dim_value") else "*" for d in tensor.shape.dim]
-    return f"{value.name} {dtype} ({', '.join(axes)})"
-
-
-def _erase_names(spec: TensorSpec) -> str:
-    axes = ["*" if isinstance(axis, str) else str(axis) for axis in spec.shape]
-    return f"{spec.dtype} ({', '.join(axes)})"
-
-
-def _check_golden(bundle: Bundle) -> None:
-    where = bundle.folder / bundle.manifest.golden.file
-    rows = bundle.manifest.golden.rows
-    try:
-        golden = bundle.golden
-    except Exception as error:  # numpy and zipfile have no common class for a broken file
-        raise BundleInvalid(f"{where}: not an npz of numbers ({error}).", field="golden") from error
-    for role, graph in bundle.manifest.graphs.items():
-        sizes = {"batch": rows}
-        for spec in (*graph.inputs, *graph.outputs):
-            key = f"{role}.{spec.name}"
-            if key not in golden:
-                raise BundleInvalid(f"{where}: there is no array {key}.", field=key)
-            array = golden[key]
-            # The first array with draws decides how many they are in the others.
-            for axis, length in zip(spec.shape, array.shape, strict=False):
-                if axis == "draws" and length:
-                    sizes.setdefault(axis, length)
-            shape = [
-                sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape
-            ]
-            # What is fed has its type; what is compared with only needs to be a number.
-            dtype = spec.dtype if spec in graph.inputs else "numbers"
-            typed = array.dtype == dtype if spec in graph.inputs else array.dtype.kind in "iuf"
-            if not (typed and array.shape == tuple(shape) and np.isfinite(array).all()):
-                raise BundleInvalid(
-                    f"{where}: {key} must be finite {dtype} of shape "
-                    f"({', '.join(map(str, shape))}); it is {array.dtype} {array.shape}.",
-                    field=key,
-                )
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        why = "named in the manifest, and not there"
+    except OSError as error:
+        is_link = error.errno == errno.ELOOP
+        why = "it is a link, and what it leads to is not in the bundle" if is_link else f"{error.strerror}"
+    else:
+        with open(file, "rb") as opened:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                why = "it is no plain file"
+            elif status.st_size > most:
+                why = f"it has {status.st_size} bytes; at most {most} are read"
+            else:
+                return opened.read(most)
+    raise BundleInvalid(f"{path}: {why}.", field=path.name)

@@ -15,10 +15,10 @@ import numpy as np
 
 from service.batching import Batcher, Job, Lane, Observer, Piece
 from service.bundle import Bundle
-from service.errors import EngineFailed, NotANumber
+from service.errors import BundleInvalid, EngineFailed, NotANumber
 from service.feeds import Given, Source, fill, in_rows
 from service.manifest import Graph, Manifest, Role, TensorSpec
-from service.session import Device, Session, replay
+from service.session import Device, Limit, Session, replay
 from service.tensors import Array
 
 WIDTHS = (4, 16)
@@ -27,6 +27,9 @@ spends little on what its draws have in common, such as the encoder's pass."""
 ONCE_S = 5e-3
 """A run that takes longer is timed once while warming up; a shorter one is timed again, because
 the first use of a shape is slower."""
+GAIN = 1.05
+"""On a CPU a bucket of more than ONCE_S is used only if it makes so many times as many rows a
+second as the one before. It would hold up others for nothing, and cost a start its warm-up."""
 
 
 @dataclass
@@ -153,9 +156,11 @@ class Engine:
         max_batch_rows: Most rows of one run.
         max_batch_s: A bucket that takes longer is left out, but for the smallest. It bounds how
             long anybody waits for a run of somebody else.
+        max_load_s: How long its golden vectors and its warm-up may run in all.
 
     Raises:
-        BundleInvalid: A graph cannot be loaded, or does not repeat its golden vectors.
+        BundleInvalid: A graph cannot be loaded, does not repeat its golden vectors, fails, or
+            does not come to an end.
     """
 
     def __init__(
@@ -166,6 +171,7 @@ class Engine:
         batcher: Batcher,
         max_batch_rows: int = 512,
         max_batch_s: float = 0.025,
+        max_load_s: float = 60.0,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.identity = bundle.identity
@@ -181,13 +187,27 @@ class Engine:
             for file, role in files.items()
         }
         self.sessions = {role: loaded[g.file] for role, g in self.manifest.graphs.items()}
+        with Limit(max_load_s) as limit:
+            try:
+                self._prove(bundle, limit)
+            except EngineFailed as error:
+                raise BundleInvalid(
+                    f"{bundle.folder}: its golden vectors and its warm-up did not end within "
+                    f"{max_load_s:g} s. It loops, or is too slow to be served."
+                    if limit.is_over
+                    else error.detail,
+                    field="graphs",
+                ) from error
+
+    def _prove(self, bundle: Bundle, limit: Limit) -> None:
+        """Replay the golden vectors, and run every bucket."""
         self.golden_errors = {
-            role: replay(bundle, role, dict.fromkeys(sessions))
+            role: replay(bundle, role, dict.fromkeys(sessions), limit=limit)
             for role, sessions in self.sessions.items()
         }
         """What the replay of the golden vectors measured where it serves, by role and output."""
         self.lanes = {
-            (role, width): self._lane(role, graph, width)
+            (role, width): self._lane(role, graph, width, limit)
             for role, graph in self.manifest.graphs.items()
             for width in (WIDTHS if has_draws(graph) else (None,))
         }
@@ -281,7 +301,7 @@ class Engine:
             raise NotANumber(f"{self.manifest.name}: {role} answered NaN.", output=output, row=row)
         return content.results
 
-    def _lane(self, role: Role, graph: Graph, width: int | None) -> GraphLane:
+    def _lane(self, role: Role, graph: Graph, width: int | None, limit: Limit) -> GraphLane:
         """Return a lane that is warm: every bucket was run, so that no request pays for it."""
         sessions = self.sessions[role]
         seconds: dict[int, float] = {}
@@ -292,8 +312,12 @@ class Engine:
                 break
             for index, session in enumerate(dict.fromkeys(sessions)):
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
-                    seconds[bucket] = _time(session, graph, bucket, width)
-            if seconds[bucket] > self._max_s:
+                    took = _time(session, graph, bucket, width, limit)
+            is_no_gain = seconds and GAIN * took / bucket > seconds[last] / last
+            if self._is_cpu and took > ONCE_S and is_no_gain:
+                break
+            seconds[bucket] = took
+            if took > self._max_s:
                 break
         return GraphLane(
             self.manifest.name,
@@ -349,7 +373,7 @@ def shape_of(spec: TensorSpec, rows: int, width: int | None) -> list[int]:
     return [axis if isinstance(axis, int) else axes[axis] for axis in spec.shape]
 
 
-def _time(session: Session, graph: Graph, bucket: int, width: int | None) -> float:
+def _time(session: Session, graph: Graph, bucket: int, width: int | None, limit: Limit) -> float:
     """Return the seconds that a run of a bucket takes, after the first one if that is quick."""
     feeds = {
         spec.name: np.full(
@@ -362,9 +386,9 @@ def _time(session: Session, graph: Graph, bucket: int, width: int | None) -> flo
     # Otherwise a version that is loaded beside a busy one would find itself slow.
     clock = time.thread_time if session.place == "cpu" else time.perf_counter
     took = ONCE_S
-    for _ in range(3):  # a CUDA graph is captured in the first two
+    for _ in range(3 if session.is_captured else 2):  # it is captured in the first two
         began = clock()
-        session.run(feeds, outputs)
+        session.run(feeds, outputs, limit=limit)
         took = clock() - began
         if took > ONCE_S and not session.is_captured:
             break

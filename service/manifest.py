@@ -7,7 +7,14 @@ people). Both sides validate it: training when it writes a bundle, serving when 
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 Family = Literal["vae", "flow", "continuous-flow", "gan"]
 Role = Literal["decode", "observe", "encode", "log_density", "elbo"]
@@ -24,10 +31,23 @@ Dimension = Annotated[int, Field(ge=1)] | Literal["batch", "draws"]
 """An axis: a fixed length, or the name of one that each call chooses."""
 
 
+def _is_small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MAX_VALUES:
+        raise ValueError(f"at most {MAX_VALUES} numbers make an event or a latent; got {shape}")
+    return shape
+
+
+MAX_VALUES = 2**24
+"""Numbers in one event or one latent. An image of 2,000 x 2,000 in colour has 12 million."""
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_is_small)
+]
+
+
 class Frozen(BaseModel):
     """Immutable, and strict about names: an unknown field is an error, not a silent extra."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorSpec(Frozen):
@@ -51,7 +71,7 @@ class Tolerance(Frozen):
     """How far an output may be from the float64 reference: |a - b| <= absolute + relative |b|."""
 
     absolute: float = Field(ge=0)
-    relative: float = Field(ge=0, default=0.0)
+    relative: float = Field(ge=0, le=0.1, default=0.0)
 
 
 class Graph(Frozen):
@@ -85,7 +105,7 @@ class Event(Frozen):
     """
 
     kind: Literal["vector", "image"]
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    shape: Shape
     minimum: float | None = None
     maximum: float | None = None
     levels: Annotated[int, Field(ge=2, le=256)] | None = None
@@ -114,7 +134,7 @@ class Latent(Frozen):
     """The noise z of one event: independent standard normals."""
 
     distribution: Literal["normal"] = "normal"
-    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    shape: Shape
 
     @property
     def size(self) -> int:
@@ -225,7 +245,7 @@ class Golden(Frozen):
 
     file: FileName = "golden.npz"
     sha256: Digest
-    rows: int = Field(ge=1)
+    rows: int = Field(ge=1, le=4096)
 
 
 class Manifest(Interface):
@@ -233,7 +253,7 @@ class Manifest(Interface):
 
     schema_version: Literal[1] = 1
     name: Name
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, lt=10**15)
     title: str
     graphs: dict[Role, Graph]
     golden: Golden

@@ -35,6 +35,7 @@ class Repository:
         batcher: Whose workers run them.
         max_batch_rows: Most rows of one run.
         max_batch_s: Longest run, as far as a smaller bucket can help.
+        max_load_s: How long the golden vectors and the warm-up of a version may run.
         default: Name of the model that is meant when none is named.
         poll_s: Seconds from one look at the folder to the next; 0 looks once only.
         old_versions: Engines of each model that are kept beside the newest; 0 serves the newest
@@ -50,6 +51,7 @@ class Repository:
         batcher: Batcher,
         max_batch_rows: int = 512,
         max_batch_s: float = 0.025,
+        max_load_s: float = 60.0,
         default: str | None = None,
         poll_s: float = 0.0,
         old_versions: int = 2,
@@ -62,6 +64,7 @@ class Repository:
         """Whether every model was tried once."""
         self._max_batch_rows = max_batch_rows
         self._max_batch_s = max_batch_s
+        self._max_load_s = max_load_s
         self._default = default
         self._poll_s = poll_s
         self._old_versions = old_versions
@@ -328,6 +331,7 @@ class Repository:
             batcher=self.batcher,
             max_batch_rows=self._max_batch_rows,
             max_batch_s=self._max_batch_s,
+            max_load_s=self._max_load_s,
         )
         return engine, True
 

@@ -5,11 +5,13 @@ node). All are closed or made visible here: docs/operations.md, "Devices".
 """
 
 import logging
+import math
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnx
@@ -140,6 +142,43 @@ def _nodes(session: onnxruntime.InferenceSession) -> dict[str, int]:
     return dict(counts)
 
 
+class Limit:
+    """Ends what is run within it when its time is up: a graph may loop without end.
+
+    Between two nodes, that is; a session that is being made cannot be stopped.
+
+    Args:
+        seconds: From its beginning; infinite by default.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self.seconds = seconds
+        self.is_over = False
+        self._options: list[onnxruntime.RunOptions] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def watch(self, options: onnxruntime.RunOptions) -> onnxruntime.RunOptions:
+        """Return the options of a run, which ends when the time is up."""
+        self._options.append(options)
+        options.terminate = self.is_over
+        return options
+
+    def __enter__(self) -> Self:
+        if self.seconds < math.inf:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._options.clear()
+
+    def _end(self) -> None:
+        self.is_over = True
+        for options in self._options:
+            options.terminate = True
+
+
 class Session:
     """One graph of a bundle on one device.
 
@@ -185,9 +224,18 @@ class Session:
             self.is_captured = True
 
     def run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str] | None = None,
+        *,
+        limit: "Limit | None" = None,
     ) -> dict[str, Array]:
         """Return the named outputs (default: those of its role) for these inputs.
+
+        Args:
+            feeds: By input.
+            outputs: Which.
+            limit: Ends the run when its time is up.
 
         Raises:
             EngineFailed: ONNX Runtime refused or failed.
@@ -195,20 +243,28 @@ class Session:
         outputs = outputs or [spec.name for spec in self.graph.outputs]
         try:
             if self._binds:
-                values = self._bound(feeds, outputs)
+                values = self._bound(feeds, outputs, limit)
             else:
-                values = self._session.run(list(outputs), dict(feeds))
+                options = limit.watch(onnxruntime.RunOptions()) if limit else None
+                values = self._session.run(list(outputs), dict(feeds), options)
         except Exception as error:  # no common class, as above
             raise EngineFailed(f"{self.where} failed: {error}") from error
         return dict(zip(outputs, values, strict=True))
 
-    def _bound(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _bound(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str], limit: "Limit | None"
+    ) -> list[Array]:
         key = (*outputs, *(array.shape for array in feeds.values()))
         if key not in self._bindings:
             # A captured graph is known by its number; 0 is ONNX Runtime's own default.
             number = len(self._bindings) + 1 if self.is_captured else None
             self._bindings[key] = Binding(
-                self._session, feeds, outputs, place=(self.place, self._index), number=number
+                self._session,
+                feeds,
+                outputs,
+                place=(self.place, self._index),
+                number=number,
+                limit=limit or Limit(),
             )
         return self._bindings[key].run(feeds)
 
@@ -233,6 +289,7 @@ class Binding:
         outputs: Which outputs.
         place: Kind and index of the device.
         number: Of the CUDA graph that is captured on these buffers, if one is.
+        limit: Ends the runs on these buffers when its time is up.
     """
 
     def __init__(
@@ -243,9 +300,10 @@ class Binding:
         *,
         place: tuple[str, int],
         number: int | None,
+        limit: "Limit",
     ) -> None:
         self._session = session
-        self._options = onnxruntime.RunOptions()
+        self._options = limit.watch(onnxruntime.RunOptions())
         if number is not None:
             self._options.add_run_config_entry("gpu_graph_id", str(number))
         # Not made from the arrays themselves, which on a CPU would become the buffers.
@@ -261,7 +319,7 @@ class Binding:
         self._bind_inputs(first)
         for name in outputs:
             first.bind_output(name, *place)
-        plain = onnxruntime.RunOptions()
+        plain = limit.watch(onnxruntime.RunOptions())
         if number is not None:
             plain.add_run_config_entry("gpu_graph_id", "-1")  # captures nothing
         session.run_with_iobinding(first, plain)
@@ -293,13 +351,16 @@ def _branches(data: bytes) -> bool:
     return not operators.isdisjoint({"If", "Loop", "Scan"})
 
 
-def replay(bundle: Bundle, role: Role, sessions: Iterable[Session]) -> dict[str, float]:
+def replay(
+    bundle: Bundle, role: Role, sessions: Iterable[Session], *, limit: Limit | None = None
+) -> dict[str, float]:
     """Return, by output, the largest |answer - float64 reference| over the golden vectors.
 
     Args:
         bundle: Has the vectors and the tolerances.
         role: Whose.
         sessions: Everything that is to serve this role.
+        limit: Ends it when its time is up.
 
     Raises:
         BundleInvalid: An output is farther away than the manifest's tolerance allows.
@@ -308,7 +369,8 @@ def replay(bundle: Bundle, role: Role, sessions: Iterable[Session]) -> dict[str,
     feeds = {spec.name: golden[f"{role}.{spec.name}"] for spec in graph.inputs}
     errors: dict[str, float] = {}
     for session in sessions:
-        for name, answer in session.run(feeds, [spec.name for spec in graph.outputs]).items():
+        outputs = [spec.name for spec in graph.outputs]
+        for name, answer in session.run(feeds, outputs, limit=limit).items():
             reference = golden[f"{role}.{name}"]
             tolerance = graph.tolerance[name]
             error = np.abs(answer.astype(np.float64) - reference)

@@ -36,6 +36,12 @@ class Settings(BaseSettings):
         description="Older versions of each model that stay loaded for requests that name them; "
         "with 0 the newest alone is served.",
     )
+    max_load_s: float = Field(
+        60.0,
+        gt=0,
+        description="Longest time that the golden vectors and the warm-up of a version may run; "
+        "one that takes longer is refused.",
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     device: Literal["auto", "cpu", "cuda"] = Field(
