@@ -28,8 +28,8 @@ ONCE_S = 5e-3
 """A run that takes longer is timed once while warming up; a shorter one is timed again, because
 the first use of a shape is slower."""
 GAIN = 1.05
-"""On a CPU a bucket of more than ONCE_S is used only if it makes so many times as many rows a
-second as the one before. It would hold up others for nothing, and cost a start its warm-up."""
+"""On a CPU, a bucket of more than ONCE_S that does not make so many times as many rows a second
+as the one before is the last. Larger ones would hold up others for nothing, and each start."""
 
 
 @dataclass
@@ -313,11 +313,9 @@ class Engine:
             for index, session in enumerate(dict.fromkeys(sessions)):
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, graph, bucket, width, limit)
-            is_no_gain = seconds and GAIN * took / bucket > seconds[last] / last
-            if self._is_cpu and took > ONCE_S and is_no_gain:
-                break
+            no_gain = bool(seconds) and GAIN * took / bucket > seconds[last] / last
             seconds[bucket] = took
-            if took > self._max_s:
+            if took > self._max_s or (self._is_cpu and took > ONCE_S and no_gain):
                 break
         return GraphLane(
             self.manifest.name,
