@@ -1,10 +1,9 @@
 """Batches without a timer: when the device is free, it takes what waits.
 
-The unit is the row. A *job* is one caller's rows on one *lane*, and what shares a lane may share
-a run. Whoever is free takes a *batch*: slices of the jobs of the lane whose turn it is, as many
-rows as make the device do the most rows a second by what its runs were measured to take. Nobody
-waits for company, and nobody waits for a giant: a job that fits a batch goes first, jobs that
-do not share what is left, a quarter at least, in turn.
+Whoever is free takes a batch of the lane whose turn it is, of as many rows as make the device do
+the most rows a second by what its runs were measured to take. Nobody waits for company, and
+nobody waits for a giant: a job that fits a batch goes first, jobs that do not share what is
+left, a quarter at least, in turn.
 
 No ONNX, no HTTP, and no clock but the one that is given. `Queue` decides, and is driven by hand
 in its tests; `Batcher` adds the threads and the way back to asyncio.
@@ -15,16 +14,13 @@ import contextlib
 import math
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from service.errors import Draining, QueueFull
-
-Content = TypeVar("Content")
+from service.lanes import Batch, Job, Lane, Observer, Piece, Silent
 
 MAX_WAITING = 4096
 """Jobs that may wait, whatever they cost: each holds a connection and its memory."""
@@ -34,178 +30,10 @@ BULK_SHARE = 4
 """One row in so many is kept for jobs that are larger than a batch, if any wait."""
 WORTH_DIVIDING_S = 1e-3
 """A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
-
-
-class Run(Protocol):
-    """One run of a graph, with all that it needs."""
-
-    def execute(self, device: int) -> None:
-        """Run it. The device is nobody else's meanwhile."""
-
-    def deliver(self) -> None:
-        """Hand each job its rows of the answer. The device is free again."""
-
-
-class Lane(ABC, Generic[Content]):
-    """What may share a run: one graph at one shape of a row.
-
-    Args:
-        name: For people and for metrics: model and role.
-        seconds: By row count of a run, in rising order: what it was measured to take. These
-            counts are the *buckets*; a batch is padded to the next one.
-    """
-
-    def __init__(self, name: tuple[str, ...], seconds: dict[int, float]) -> None:
-        self.name = name
-        self.seconds = seconds
-        self.buckets = tuple(seconds)
-        self.prompt: deque[Job[Content]] = deque()
-        self.bulk: deque[Job[Content]] = deque()
-        self.waiting_rows = 0
-        self.owed = 0.0
-        """Rows that the bulk has a right to, and that were too few yet to be given."""
-
-    @abstractmethod
-    def prepare(self, pieces: Sequence["Piece[Content]"], bucket: int) -> "Run":
-        """Return a run of some pieces, padded to a bucket. No device is held meanwhile."""
-
-    @property
-    def most(self) -> int:
-        """Most rows of one run."""
-        return self.buckets[-1]
-
-    @property
-    def row_s(self) -> float:
-        """What a row costs in a full batch, in seconds of one device."""
-        return self.seconds[self.most] / self.most
-
-    def bucket(self, rows: int) -> int:
-        """Return the row count that so many rows are padded to."""
-        return next(size for size in self.buckets if size >= rows)
-
-    def best(self, waiting: int, *, devices: int = 1) -> int:
-        """Return how many of the waiting rows to run now: the most rows a second.
-
-        Between padding all of them up and leaving some for the next run: a run that costs the
-        same for 20 rows as for 32 takes all 20, one that costs by the row takes 16. If more
-        devices than one are free, a run that is long enough is divided among them.
-        """
-        waiting = min(waiting, self.most)
-        if devices > 1 and self.seconds[self.bucket(waiting)] > WORTH_DIVIDING_S:
-            waiting = math.ceil(waiting / devices)
-        up = self.bucket(waiting)
-        below = [size for size in self.buckets if size <= waiting]
-        if not below or below[-1] / self.seconds[below[-1]] <= waiting / self.seconds[up]:
-            return waiting
-        return below[-1]
-
-    def learn(self, bucket: int, seconds: float) -> None:
-        """Remember what a run took."""
-        self.seconds[bucket] += SMOOTHING * (seconds - self.seconds[bucket])
-
-
-@dataclass(eq=False)
-class Job(Generic[Content]):
-    """One caller's rows on one lane.
-
-    Args:
-        lane: Where they run.
-        rows: How many, at least one.
-        content: What the lane needs to run them; nothing here looks into it.
-        begun: Whether it is a part of something that has begun to be answered. It is then not
-            refused, and it does not go first.
-    """
-
-    lane: Lane[Content]
-    rows: int
-    content: Content
-    begun: bool = False
-    taken: int = field(default=0, init=False)
-    returned: int = field(default=0, init=False)
-    error: Exception | None = field(default=None, init=False)
-    abandoned: bool = field(default=False, init=False)
-    since: float = field(default=0.0, init=False)
-    over: "asyncio.Future[None] | None" = field(default=None, init=False)
-
-    @property
-    def left(self) -> int:
-        """Rows that no batch has taken yet."""
-        return self.rows - self.taken
-
-    @property
-    def is_prompt(self) -> bool:
-        """Whether it goes first: it fits a batch, and it is no part of something larger."""
-        return self.rows <= self.lane.most and not self.begun
-
-
-@dataclass(frozen=True)
-class Piece(Generic[Content]):
-    """Rows first .. stop - 1 of a job."""
-
-    job: Job[Content]
-    first: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return self.stop - self.first
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one run computes.
-
-    Args:
-        lane: Whose graph.
-        pieces: Of which jobs.
-        formed: When, by the queue's clock.
-    """
-
-    lane: Lane[Any]
-    pieces: tuple[Piece[Any], ...]
-    formed: float
-
-    @property
-    def rows(self) -> int:
-        """Rows that somebody asked for; the padding is not counted."""
-        return sum(piece.rows for piece in self.pieces)
-
-
-class Observer(Protocol):
-    """Who is told what happens, from any thread, and must be quick about it."""
-
-    def ran(
-        self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
-    ) -> None:
-        """A batch was run. `waits_s`: how long each of its jobs that began in it had waited."""
-
-    def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:
-        """A job was refused at the door."""
-
-    def dropped(self, lane: Lane[Any], *, rows: int) -> None:
-        """Rows that nobody wants any more were left out of a batch, or thrown away after it."""
-
-    def non_finite(self, lane: Lane[Any], *, rows: int) -> None:
-        """Rows came out infinite or NaN."""
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def ran(
-        self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
-    ) -> None:
-        """Do nothing."""
-
-    def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:
-        """Do nothing."""
-
-    def dropped(self, lane: Lane[Any], *, rows: int) -> None:
-        """Do nothing."""
-
-    def non_finite(self, lane: Lane[Any], *, rows: int) -> None:
-        """Do nothing."""
+BULK_SHARE = 4
+"""One row in so many is kept for jobs that are larger than a batch, if any wait."""
+WORTH_DIVIDING_S = 1e-3
+"""A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
 
 
 class Queue:

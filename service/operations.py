@@ -7,7 +7,6 @@ that the graph asks for from the seed, and returns arrays by the names of the AP
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -16,10 +15,11 @@ import numpy as np
 from service.engine import WIDTHS, Engine, Feeds
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid, NotANumber
 from service.estimates import LogMean, Moments
-from service.feeds import Draws, Given, Labels, Noise, Source
+from service.feeds import Draws, Given, Source
 from service.manifest import Manifest, Role
 from service.noise import Stream
 from service.tensors import Array
+from service.windows import one_ahead
 
 Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
 Extra = Literal["z", "label", "log_density"]
@@ -31,10 +31,6 @@ DEFAULT_DRAWS = 64
 """Draws of an estimate when the request names none: a standard error within some ten percent."""
 WINDOW_DRAWS = 2**16
 """Draws of all rows together whose weights are held at once; more come in several windows."""
-WINDOW_BYTES = 2**20
-"""Of a stream: what is made at once and sent before the next is awaited."""
-WINDOW_S = 0.25
-"""Of a stream: how long a window may keep one device busy."""
 
 
 def capabilities(manifest: Manifest) -> list[Operation]:
@@ -64,107 +60,6 @@ def require(manifest: Manifest, operation: Operation) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """Which samples: rows start .. start + n - 1 of a seed.
-
-    Args:
-        n: How many rows.
-        seed: With the bundle, all that a row depends on.
-        start: First row.
-        label: One class for all rows, one for each, or None to draw them from the seed.
-        temperature: Factor on z. 1 is the model; less is closer to its mode.
-        observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
-        include: What to return beside x.
-        outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
-    """
-
-    n: int
-    seed: int
-    start: int = 0
-    label: int | Sequence[int] | None = None
-    temperature: float = 1.0
-    observation: Observation | None = None
-    include: Sequence[Extra] = ()
-    outputs: Sequence[Picture] = ("x",)
-
-    def part(self, first: int, rows: int) -> "Drawing":
-        """Return what asks for some of these rows."""
-        label = self.label
-        if isinstance(label, Sequence):
-            label = label[first : first + rows]
-        return replace(self, n=rows, start=self.start + first, label=label)
-
-
-async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> Answer:
-    """Return samples.
-
-    Args:
-        engine: The model.
-        drawing: Which.
-        begun: Whether others of the same request were answered before.
-
-    Raises:
-        CapabilityMissing: `observation` or `include` asks for what the model has not.
-        InputInvalid: `label` is none of the model's.
-        EngineFailed: The graph failed, or answered NaN.
-    """
-    manifest = engine.manifest
-    _check_drawing(manifest, drawing)
-    n, seed, start = drawing.n, drawing.seed, drawing.start
-    shape = manifest.latent.shape
-    z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
-    feeds: dict[str, Source] = {"z": z}
-    labels = _labels(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
-    if labels is not None:
-        feeds["label"] = labels
-    role: Role = "decode"
-    if drawing.observation == "draw":
-        role = "observe"
-        feeds["noise"] = Noise(
-            seed,
-            Stream.OBSERVATION,
-            manifest.event.shape,
-            start=start,
-            is_normal=any(spec.noise == "normal" for spec in manifest.graphs[role].inputs),
-        )
-    answer = await _run(engine, role, feeds, outputs=drawing.outputs, rows=n, begun=begun)
-    if "log_density" in drawing.include:
-        answer |= await _run(engine, "log_density", {"x": answer["x"]}, begun=True)
-    if "z" in drawing.include:
-        answer["z"] = await asyncio.to_thread(z.rows, 0, n)
-    if "label" in drawing.include and labels is not None:
-        answer["label"] = labels.rows(0, n)
-    return answer
-
-
-async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, None]:
-    """Yield the same samples window by window, in order.
-
-    One window is made while the one before it is being used, and no more: whoever is slow to
-    take them makes the engine wait, not its memory grow. Closing the iterator drops the rest.
-
-    Raises:
-        As `sample`: of the first window, before anything was yielded.
-    """
-    row_bytes = 4 * max(engine.manifest.event.size, engine.manifest.latent.size)
-    lane = engine.lanes["decode", None]
-    window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / lane.row_s))
-    window = max(lane.most, window // lane.most * lane.most)
-    calls = (
-        partial(
-            sample,
-            engine,
-            drawing.part(first, min(window, drawing.n - first)),
-            begun=first > 0,
-        )
-        for first in range(0, drawing.n, window)
-    )
-    async with aclosing(_one_ahead(calls)) as windows:
-        async for answer in windows:
-            yield answer
-
-
 async def decode(
     engine: Engine,
     z: Array,
@@ -184,12 +79,12 @@ async def decode(
             f"field 'label': {manifest.name} needs one, 0 to {len(manifest.labels) - 1}.",
             field="label",
         )
-    labels = _labels(manifest, label, n=len(z))
+    labels = labels_of(manifest, label, n=len(z))
     feeds: dict[str, Array | Source] = {"z": z}
     if labels is not None:
         feeds["label"] = labels
     # Pixels are integers and hide a NaN; the x that they are made of does not.
-    answer = await _run(engine, "decode", feeds, outputs=sorted({"x", output}), given="z")
+    answer = await run(engine, "decode", feeds, outputs=sorted({"x", output}), given="z")
     return {output: answer[output]}
 
 
@@ -206,7 +101,7 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
     """
     manifest = engine.manifest
     if "mean" in {spec.name for spec in manifest.graphs["encode"].outputs}:
-        answer = await _run(engine, "encode", {"x": x}, given="x")
+        answer = await run(engine, "encode", {"x": x}, given="x")
         z = answer["mean"]
         if draws:
             shape = manifest.latent.shape
@@ -222,7 +117,7 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
     feeds: dict[str, Array | Source] = {"x": x}
     if manifest.density.estimator == "dequantisation":
         feeds["noise"] = _below_levels(engine, seed, first=0, draws=1)
-    return await _run(engine, "encode", feeds, given="x")
+    return await run(engine, "encode", feeds, given="x")
 
 
 async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
@@ -243,7 +138,7 @@ async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int)
                 f"field 'draws': the density of {engine.manifest.name} is exact. Leave it out.",
                 field="draws",
             )
-        return await _run(engine, "log_density", {"x": x}, given="x")
+        return await run(engine, "log_density", {"x": x}, given="x")
     draws = draws or DEFAULT_DRAWS
     blocks = _importance if estimator == "importance" else _dequantisation
     mean = LogMean(len(x))
@@ -285,7 +180,7 @@ async def elbo(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Ans
     }
 
 
-async def _run(
+async def run(
     engine: Engine,
     role: Role,
     feeds: Feeds,
@@ -335,9 +230,9 @@ async def _importance(
     def call(first: int, width: int) -> Awaitable[Answer]:
         noise = Draws(seed, Stream.POSTERIOR, shape, first=first, draws=width)
         feeds: Feeds = {"x": x, "noise": noise}
-        return _run(engine, "elbo", feeds, given="x", begun=first > 0)
+        return run(engine, "elbo", feeds, given="x", begun=first > 0)
 
-    async with aclosing(_one_ahead(_windows(call, len(x), draws))) as windows:
+    async with aclosing(one_ahead(_windows(call, len(x), draws))) as windows:
         async for answer in windows:
             yield answer
 
@@ -349,7 +244,7 @@ async def _dequantisation(
 
     async def call(first: int, width: int) -> Answer:
         noise = _below_levels(engine, seed, first=first, draws=width)
-        answer = await _run(
+        answer = await run(
             engine,
             "log_density",
             {"x": Given(x, width), "noise": noise},
@@ -360,7 +255,7 @@ async def _dequantisation(
         )
         return {"log_weight": answer["log_density"].reshape(len(x), width)}
 
-    async with aclosing(_one_ahead(_windows(call, len(x), draws))) as windows:
+    async with aclosing(one_ahead(_windows(call, len(x), draws))) as windows:
         async for answer in windows:
             yield answer
 
@@ -384,40 +279,7 @@ def _windows(
         yield partial(call, first, min(window, draws - first))
 
 
-async def _one_ahead(
-    calls: Iterable[Callable[[], Awaitable[Found]]],
-) -> AsyncGenerator[Found, None]:
-    """Yield what calls return, in order, each made while the one before is being used."""
-    running: list[asyncio.Future[Found]] = []
-    try:
-        for call in calls:
-            running.append(asyncio.ensure_future(call()))
-            if len(running) > 1:
-                yield await running[0]
-                del running[0]
-        for future in running:
-            yield await future
-    finally:
-        for future in running:
-            future.cancel()
-
-
-def _check_drawing(manifest: Manifest, drawing: Drawing) -> None:
-    if drawing.observation and not manifest.observation:
-        raise CapabilityMissing(
-            f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",
-            field="observation",
-        )
-    if "log_density" in drawing.include and manifest.density.kind != "exact":
-        text = f"{manifest.name} has no exact density to include."
-        raise CapabilityMissing(text, field="include")
-
-
-def _drawn_labels(manifest: Manifest, seed: int, start: int) -> Labels | None:
-    return Labels(seed, start, len(manifest.labels)) if manifest.labels else None
-
-
-def _labels(manifest: Manifest, label: int | Sequence[int] | None, *, n: int) -> Given | None:
+def labels_of(manifest: Manifest, label: int | Sequence[int] | None, *, n: int) -> Given | None:
     """Return the classes that were asked for, if any were."""
     if label is None:
         return None

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import operations
+from service import operations, sampling
 from service.api import answers, bodies, context, observing, schemas, streams
 from service.api.answers import NDJSON, PNG, Result
 from service.api.bodies import JSON, NPY
@@ -66,7 +66,7 @@ async def _sample(request: Request) -> Response:
             return Response(status_code=304, headers={"Vary": "Accept", **headers})
 
     output = _output(media_type)
-    drawing = operations.Drawing(
+    drawing = sampling.Drawing(
         n=call.n,
         seed=seed,
         start=start,
@@ -79,7 +79,7 @@ async def _sample(request: Request) -> Response:
     if is_stream:
         return await _stream(request, engine, drawing, headers=headers, media_type=media_type)
     async with here.patience(request):
-        answer = await operations.sample(engine, drawing)
+        answer = await sampling.sample(engine, drawing)
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, "seed": seed, "start": start, **answer}, output, headers)
     return await answers.write(result, media_type, columns=call.columns)
@@ -88,14 +88,14 @@ async def _sample(request: Request) -> Response:
 def _streams(call: schemas.Sample, engine: Engine, media_type: str) -> bool:
     """Return whether the answer is sent while it is made."""
     if media_type == NPY:
-        return call.n * engine.manifest.event.size * 4 > operations.WINDOW_BYTES
+        return call.n * engine.manifest.event.size * 4 > sampling.WINDOW_BYTES
     return media_type == NDJSON
 
 
 async def _stream(
     request: Request,
     engine: Engine,
-    drawing: operations.Drawing,
+    drawing: sampling.Drawing,
     *,
     headers: dict[str, str],
     media_type: str,
@@ -111,7 +111,7 @@ async def _stream(
         headers["Content-Length"] = str(streams.npy_size(shape))
     if request.method == "HEAD":
         return Response(headers=headers, media_type=media_type)
-    windows = operations.stream(engine, drawing)
+    windows = sampling.stream(engine, drawing)
     async with here.patience(request):
         first = await anext(windows)
     all_windows = _chain(first, windows)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import bundle, operations
+from service import bundle, operations, sampling
 from service.batching import Batcher
 from service.engine import Engine
-from service.operations import Drawing
+from service.sampling import Drawing
 from service.session import Device
 from tests.contract.test_shipped_bundles import MODELS, SHIPPED
 
@@ -44,7 +44,7 @@ mixes = st.lists(st.tuples(st.sampled_from(sorted(SHIPPED)), drawings), min_size
 
 def together(engines: dict[str, Engine], mix: list[Wanted]) -> list[np.ndarray]:
     async def ask() -> list[np.ndarray]:
-        calls = (operations.sample(engines[name], drawing) for name, drawing in mix)
+        calls = (sampling.sample(engines[name], drawing) for name, drawing in mix)
         return [answer["x"] for answer in await asyncio.gather(*calls)]
 
     return asyncio.run(ask())
@@ -73,7 +73,7 @@ def test_estimates_are_the_same_to_the_bit_in_any_company(
     draws = None if engine.manifest.density.kind == "exact" else 37
 
     async def ask(others: int) -> np.ndarray:
-        noise = [operations.sample(engine, Drawing(n=1 + i, seed=i)) for i in range(others)]
+        noise = [sampling.sample(engine, Drawing(n=1 + i, seed=i)) for i in range(others)]
         estimates = [
             operations.log_density(engine, x[: 1 + i % 3], draws=draws, seed=5)
             for i in range(others)

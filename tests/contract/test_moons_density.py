@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service import bundle, operations
+from service import bundle, operations, sampling
 from service.batching import Batcher
 from service.engine import Engine
 from service.session import Device
@@ -27,7 +27,7 @@ def moons() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def samples(moons: Engine) -> Points:
-    return asyncio.run(operations.sample(moons, operations.Drawing(n=20_000, seed=1)))["x"]
+    return asyncio.run(sampling.sample(moons, sampling.Drawing(n=20_000, seed=1)))["x"]
 
 
 @pytest.fixture(scope="module")

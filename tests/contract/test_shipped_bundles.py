@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import bundle, operations
+from service import bundle, operations, sampling
 from service.batching import Batcher
 from service.bundle import Bundle
 from service.engine import Engine
@@ -114,8 +114,8 @@ def test_a_slice_of_samples_is_the_slice_of_the_whole_to_the_byte(
     read, engine = shipped
     if any(graph.rows_exact_at is None for graph in read.manifest.graphs.values()):
         pytest.fail("no graph of a shipped bundle may depend on its batch")
-    whole = asyncio.run(operations.sample(engine, operations.Drawing(n=40, seed=7)))["x"]
-    part = asyncio.run(operations.sample(engine, operations.Drawing(n=9, seed=7, start=13)))["x"]
+    whole = asyncio.run(sampling.sample(engine, sampling.Drawing(n=40, seed=7)))["x"]
+    part = asyncio.run(sampling.sample(engine, sampling.Drawing(n=9, seed=7, start=13)))["x"]
     assert np.array_equal(part, whole[13:22])
 
 
@@ -124,9 +124,7 @@ def test_a_flow_returns_to_where_it_began(shipped: tuple[Bundle, Engine]) -> Non
     if read.manifest.family != "flow":
         pytest.skip("only a flow goes both ways exactly")
     event = read.manifest.event
-    x = _on_levels(
-        asyncio.run(operations.sample(engine, operations.Drawing(n=64, seed=3)))["x"], event
-    )
+    x = _on_levels(asyncio.run(sampling.sample(engine, sampling.Drawing(n=64, seed=3)))["x"], event)
     z = asyncio.run(operations.encode(engine, x, draws=None, seed=0))["z"]
     again = asyncio.run(operations.decode(engine, z))["x"]
     if event.levels is None:

@@ -11,8 +11,9 @@ from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 
-from service.batching import Batcher, Job, Lane, Piece, Queue
+from service.batching import Batcher, Queue
 from service.errors import QueueFull
+from service.lanes import Job, Lane, Piece
 from service.metrics import METHODS, PREFIX, Metrics, ModelState
 from tests.service.bundles import AFFINE, PPCA
 from tests.service.conftest import Client, MakeClient

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from service import bundle, noise, operations
+from service import bundle, noise, operations, sampling
 from service.batching import Batcher
 from service.engine import Engine
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid
@@ -38,7 +38,7 @@ def engines(models: Path) -> Iterator[dict[str, Engine]]:
 
 
 def test_samples_of_a_flow_have_the_moments_of_its_density(engines: dict[str, Engine]) -> None:
-    answer = asyncio.run(operations.sample(engines["affine"], operations.Drawing(n=20_000, seed=1)))
+    answer = asyncio.run(sampling.sample(engines["affine"], sampling.Drawing(n=20_000, seed=1)))
     x = answer["x"].astype(float)
     covariance = bundles.MIX.T @ bundles.MIX
     z = (x.mean(axis=0) - bundles.SHIFT) / np.sqrt(np.diag(covariance) / len(x))
@@ -48,8 +48,8 @@ def test_samples_of_a_flow_have_the_moments_of_its_density(engines: dict[str, En
 
 def test_mean_log_density_of_samples_is_minus_the_entropy(engines: dict[str, Engine]) -> None:
     answer = asyncio.run(
-        operations.sample(
-            engines["affine"], operations.Drawing(n=20_000, seed=2, include=["log_density"])
+        sampling.sample(
+            engines["affine"], sampling.Drawing(n=20_000, seed=2, include=["log_density"])
         )
     )
     entropy = math.log(2 * math.pi * math.e) + bundles.LOG_DET
@@ -59,7 +59,7 @@ def test_mean_log_density_of_samples_is_minus_the_entropy(engines: dict[str, Eng
 
 def test_ancestral_draws_have_the_covariance_of_the_model(engines: dict[str, Engine]) -> None:
     answer = asyncio.run(
-        operations.sample(engines["ppca"], operations.Drawing(n=20_000, seed=3, observation="draw"))
+        sampling.sample(engines["ppca"], sampling.Drawing(n=20_000, seed=3, observation="draw"))
     )
     covariance = WEIGHT.T @ WEIGHT + NOISE**2 * np.eye(3)
     np.testing.assert_allclose(answer["x"].mean(axis=0), BIAS, atol=0.06)
@@ -69,8 +69,8 @@ def test_ancestral_draws_have_the_covariance_of_the_model(engines: dict[str, Eng
 def test_draw_is_the_mean_plus_the_noise_of_its_own_stream(engines: dict[str, Engine]) -> None:
     mean, draw = (
         asyncio.run(
-            operations.sample(
-                engines["ppca"], operations.Drawing(n=4, seed=3, start=9, observation=observation)
+            sampling.sample(
+                engines["ppca"], sampling.Drawing(n=4, seed=3, start=9, observation=observation)
             )
         )["x"]
         for observation in ("mean", "draw")
@@ -81,8 +81,8 @@ def test_draw_is_the_mean_plus_the_noise_of_its_own_stream(engines: dict[str, En
 
 def test_labels_are_drawn_row_by_row_from_the_seed(engines: dict[str, Engine]) -> None:
     answer = asyncio.run(
-        operations.sample(
-            engines["tiles"], operations.Drawing(n=50, seed=4, start=20, include=["label"])
+        sampling.sample(
+            engines["tiles"], sampling.Drawing(n=50, seed=4, start=20, include=["label"])
         )
     )
     expected = noise.labels(4, start=0, rows=70, classes=3)[20:]
@@ -90,9 +90,9 @@ def test_labels_are_drawn_row_by_row_from_the_seed(engines: dict[str, Engine]) -
 
 
 def test_pixels_are_the_same_image_in_bytes(engines: dict[str, Engine]) -> None:
-    x = asyncio.run(operations.sample(engines["grains"], operations.Drawing(n=5, seed=1)))["x"]
+    x = asyncio.run(sampling.sample(engines["grains"], sampling.Drawing(n=5, seed=1)))["x"]
     pixels = asyncio.run(
-        operations.sample(engines["grains"], operations.Drawing(n=5, seed=1, outputs=["pixels"]))
+        sampling.sample(engines["grains"], sampling.Drawing(n=5, seed=1, outputs=["pixels"]))
     )
     np.testing.assert_array_equal(pixels["pixels"], np.rint(255 * x.transpose(0, 2, 3, 1)))
 
@@ -128,7 +128,7 @@ def test_draw_of_a_black_and_white_image_is_black_or_white(tmp_path: Path) -> No
     with closing(Batcher(devices=1)) as batcher:
         engine = Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=64)
         answer = asyncio.run(
-            operations.sample(engine, operations.Drawing(n=4000, seed=1, observation="draw"))
+            sampling.sample(engine, sampling.Drawing(n=4000, seed=1, observation="draw"))
         )
     assert set(np.unique(answer["x"])) == {0.0, 1.0}
     z = (answer["x"].reshape(-1, 4).mean(axis=0) - shades[0]) * math.sqrt(4000)
@@ -241,7 +241,7 @@ def test_sample_that_is_nan_is_our_own_fault(
 ) -> None:
     monkeypatch.setattr(noise, "uniform", lambda *_, rows, size, **__: np.full((rows, size), NAN))
     with pytest.raises(EngineFailed, match="affine: decode answered NaN in 'x'"):
-        asyncio.run(operations.sample(engines["affine"], operations.Drawing(n=2, seed=0)))
+        asyncio.run(sampling.sample(engines["affine"], sampling.Drawing(n=2, seed=0)))
 
 
 def test_uniform_noise_is_below_one_in_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:

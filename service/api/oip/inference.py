@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from service import noise, operations, tensors
+from service import noise, sampling, tensors
 from service.api import context
 from service.api.bodies import in_thread
 from service.api.context import Context
@@ -93,7 +93,7 @@ async def _sample(here: Context, engine: Engine, call: Call, said: Sampled) -> O
 
     # z and label come with one of the two.
     both: tuple[Picture, ...] = ("x", "pixels")
-    drawing = operations.Drawing(
+    drawing = sampling.Drawing(
         n=n,
         seed=seed,
         start=said.start,
@@ -103,7 +103,7 @@ async def _sample(here: Context, engine: Engine, call: Call, said: Sampled) -> O
         include=extras,
         outputs=[name for name in both if name in wanted] or ["x"],
     )
-    arrays = await operations.sample(engine, drawing)
+    arrays = await sampling.sample(engine, drawing)
     return Outcome(arrays, n, seed, said.start)
 
 

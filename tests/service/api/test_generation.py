@@ -259,7 +259,7 @@ def test_known_tag_is_answered_without_running_the_graph(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("the graph ran")
 
-    monkeypatch.setattr("service.operations.sample", refuse)
+    monkeypatch.setattr("service.sampling.sample", refuse)
     for known in (tag, f'"other", W/{tag}', "*"):
         answer = client.get("/sample", params=query, headers={"If-None-Match": known})
         assert (answer.status_code, answer.content) == (304, b"")

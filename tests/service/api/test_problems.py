@@ -80,7 +80,7 @@ def test_failure_of_a_graph_is_logged_and_not_leaked(
     async def fail(*args: object, **kwargs: object) -> None:
         raise EngineFailed("/secret/path/decode.onnx failed: it is broken")
 
-    monkeypatch.setattr("service.operations.sample", fail)
+    monkeypatch.setattr("service.sampling.sample", fail)
     answer = client.get("/sample?model=affine")
     assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
     assert "secret" not in answer.text
@@ -93,7 +93,7 @@ def test_bug_is_answered_and_not_leaked(client: Client, monkeypatch: pytest.Monk
     async def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("service.operations.sample", fail)
+    monkeypatch.setattr("service.sampling.sample", fail)
     answer = client.get("/sample?model=affine")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text

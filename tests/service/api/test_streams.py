@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import operations
+from service import operations, sampling
 from service.api import streams
 from service.session import Session
 from service.tensors import Array
@@ -23,7 +23,7 @@ NDJSON = {"Accept": "application/x-ndjson"}
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a window hold so little that a few thousand rows need many."""
-    monkeypatch.setattr(operations, "WINDOW_BYTES", 4096)
+    monkeypatch.setattr(sampling, "WINDOW_BYTES", 4096)
 
 
 def address(n: int, *, start: int = 0, seed: int = 7, model: str = "affine") -> dict[str, object]:

@@ -1,0 +1,139 @@
+"""Samples: which rows of which seed, all at once or window by window.
+
+No HTTP here. A sample has an address, and nothing that is done with it beside others shows.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+
+from service.engine import Engine
+from service.errors import CapabilityMissing
+from service.feeds import Labels, Noise, Source
+from service.manifest import Manifest, Role
+from service.noise import Stream
+from service.operations import Answer, Extra, Observation, Picture, labels_of, run
+from service.windows import one_ahead
+
+WINDOW_BYTES = 2**20
+"""Of a stream: what is made at once and sent before the next is awaited."""
+WINDOW_S = 0.25
+"""Of a stream: how long a window may keep one device busy."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which samples: rows start .. start + n - 1 of a seed.
+
+    Args:
+        n: How many rows.
+        seed: With the bundle, all that a row depends on.
+        start: First row.
+        label: One class for all rows, one for each, or None to draw them from the seed.
+        temperature: Factor on z. 1 is the model; less is closer to its mode.
+        observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
+        include: What to return beside x.
+        outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
+    """
+
+    n: int
+    seed: int
+    start: int = 0
+    label: int | Sequence[int] | None = None
+    temperature: float = 1.0
+    observation: Observation | None = None
+    include: Sequence[Extra] = ()
+    outputs: Sequence[Picture] = ("x",)
+
+    def part(self, first: int, rows: int) -> "Drawing":
+        """Return what asks for some of these rows."""
+        label = self.label
+        if isinstance(label, Sequence):
+            label = label[first : first + rows]
+        return replace(self, n=rows, start=self.start + first, label=label)
+
+
+async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> Answer:
+    """Return samples.
+
+    Args:
+        engine: The model.
+        drawing: Which.
+        begun: Whether others of the same request were answered before.
+
+    Raises:
+        CapabilityMissing: `observation` or `include` asks for what the model has not.
+        InputInvalid: `label` is none of the model's.
+        EngineFailed: The graph failed, or answered NaN.
+    """
+    manifest = engine.manifest
+    _check_drawing(manifest, drawing)
+    n, seed, start = drawing.n, drawing.seed, drawing.start
+    shape = manifest.latent.shape
+    z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
+    feeds: dict[str, Source] = {"z": z}
+    labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
+    if labels is not None:
+        feeds["label"] = labels
+    role: Role = "decode"
+    if drawing.observation == "draw":
+        role = "observe"
+        feeds["noise"] = Noise(
+            seed,
+            Stream.OBSERVATION,
+            manifest.event.shape,
+            start=start,
+            is_normal=any(spec.noise == "normal" for spec in manifest.graphs[role].inputs),
+        )
+    answer = await run(engine, role, feeds, outputs=drawing.outputs, rows=n, begun=begun)
+    if "log_density" in drawing.include:
+        answer |= await run(engine, "log_density", {"x": answer["x"]}, begun=True)
+    if "z" in drawing.include:
+        answer["z"] = await asyncio.to_thread(z.rows, 0, n)
+    if "label" in drawing.include and labels is not None:
+        answer["label"] = labels.rows(0, n)
+    return answer
+
+
+async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, None]:
+    """Yield the same samples window by window, in order.
+
+    One window is made while the one before it is being used, and no more: whoever is slow to
+    take them makes the engine wait, not its memory grow. Closing the iterator drops the rest.
+
+    Raises:
+        As `sample`: of the first window, before anything was yielded.
+    """
+    row_bytes = 4 * max(engine.manifest.event.size, engine.manifest.latent.size)
+    lane = engine.lanes["decode", None]
+    window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / lane.row_s))
+    window = max(lane.most, window // lane.most * lane.most)
+    calls = (
+        partial(
+            sample,
+            engine,
+            drawing.part(first, min(window, drawing.n - first)),
+            begun=first > 0,
+        )
+        for first in range(0, drawing.n, window)
+    )
+    async with aclosing(one_ahead(calls)) as windows:
+        async for answer in windows:
+            yield answer
+
+
+def _check_drawing(manifest: Manifest, drawing: Drawing) -> None:
+    if drawing.observation and not manifest.observation:
+        raise CapabilityMissing(
+            f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",
+            field="observation",
+        )
+    if "log_density" in drawing.include and manifest.density.kind != "exact":
+        text = f"{manifest.name} has no exact density to include."
+        raise CapabilityMissing(text, field="include")
+
+
+def _drawn_labels(manifest: Manifest, seed: int, start: int) -> Labels | None:
+    return Labels(seed, start, len(manifest.labels)) if manifest.labels else None
