@@ -1,10 +1,11 @@
 """What is said while serving: a line of JSON on stdout for each request, all else on stderr.
 
-A line of the access log is one write to the file descriptor. Python's logging would take five
-times as long for it (measured: 2.5 us against 12 us), and a request that is served in 200 us
-would notice.
+The access log is written to the file descriptor, and what ends in one turn of the event loop is
+one write: each write lets go of the interpreter, which a worker may then keep for a while.
+Python's logging would take five times as long for a line (measured: 12 us against 2.5 us).
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -27,25 +28,32 @@ class AccessLog:
     """A line of JSON for each request.
 
     Args:
-        lost: Is called for each line that could not be written.
+        lost: Is told how many lines could not be written.
         descriptor: Where lines go.
     """
 
-    def __init__(self, lost: Callable[[], None], descriptor: int = STDOUT) -> None:
+    def __init__(self, lost: Callable[[int], None], descriptor: int = STDOUT) -> None:
         self._lost = lost
         self._descriptor = descriptor
+        self._lines: list[bytes] = []
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Write a line. A reader that is gone or asleep loses it; it fails no request.
+        """Write a line, in the event loop's next turn. A pipe that is full is waited for.
 
-        A pipe that blocks is waited for, as Python's logging does.
+        A reader that is gone loses it; it fails no request.
         """
-        left = memoryview(orjson.dumps(entry, option=_OPTIONS))
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(orjson.dumps(entry, option=_OPTIONS))
+
+    def _flush(self) -> None:
+        left = memoryview(b"".join(self._lines))
+        self._lines.clear()
         try:
             while left:
                 left = left[os.write(self._descriptor, left) :]
         except OSError:
-            self._lost()
+            self._lost(bytes(left).count(b"\n"))
 
 
 class TextFormatter(logging.Formatter):

@@ -5,10 +5,10 @@ its own but two headers. What it cannot see from outside, handlers tell it by `n
 """
 
 import re
-import secrets
 import time
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from random import getrandbits
 from typing import Any
 
 from fastapi.telemetry import TelemetryConfig
@@ -86,7 +86,7 @@ class Exchange:
             elif name == b"traceparent" and (trace_id := trace_of(value)):
                 self.traceparent, self.trace_id = value, trace_id
         if not self.request_id:
-            self.request_id = secrets.token_hex(16).encode()
+            self.request_id = b"%032x" % getrandbits(128)  # unique, and no secret
 
     async def receive(self) -> Message:
         """Return what the server received, after a look at it."""
@@ -101,7 +101,7 @@ class Exchange:
             await self._send(message)
             return
         if message["type"] == "http.response.start":
-            message = self._begin(message)
+            self._begin(message)
         await self._send(message)
         if message["type"] == "http.response.body":
             if self.scope["method"] != "HEAD":  # what is given there, the server does not send
@@ -109,7 +109,7 @@ class Exchange:
             if not message.get("more_body", False):
                 self.is_complete = True
 
-    def _begin(self, message: Message) -> Message:
+    def _begin(self, message: Message) -> None:
         self.status = message["status"]
         for name, value in message.get("headers", ()):
             if name in _IDENTITY:
@@ -120,7 +120,7 @@ class Exchange:
         headers = [*message.get("headers", ()), (b"x-request-id", self.request_id)]
         if self.traceparent:
             headers.append((b"traceparent", self.traceparent))
-        return {**message, "headers": headers}
+        message["headers"] = headers
 
     def _describe(self, tracing: Tracing) -> None:
         """Say in the span what it is about. It ends with the last byte, so later is too late."""

@@ -65,7 +65,8 @@ def make_client(models: Path) -> Iterator[MakeClient]:
         portal = stack.enter_context(start_blocking_portal())
 
         def make(*, wait: bool = True, **settings: object) -> Client:
-            settings = {"models": models, "device": "cpu", "threads": 1, **settings}
+            quiet = {"device": "cpu", "threads": 1, "access_log": "off"}
+            settings = {"models": models, **quiet, **settings}
             app = create_app(Settings.model_validate(settings))
             lifespan = app.router.lifespan_context(app)
             stack.enter_context(portal.wrap_async_context_manager(lifespan))

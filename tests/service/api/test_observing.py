@@ -28,10 +28,17 @@ REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 Capture = pytest.CaptureFixture[str]
 
 
-def entries(capture: Capture) -> list[dict[str, Any]]:
+def entries(client: Client, capture: Capture) -> list[dict[str, Any]]:
     """Return the lines of the access log since the last look."""
+    client.get("/livez")  # so that the event loop has turned since
     lines = capture.readouterr().out.splitlines()
     return [json.loads(line) for line in lines if line.startswith('{"time"')]
+
+
+@pytest.fixture(scope="module")
+def logged(make_client: MakeClient) -> Client:
+    """A client of a service that keeps an access log."""
+    return make_client(access_log="json")
 
 
 # --- ids ---
@@ -99,26 +106,26 @@ def test_traceparent_is_read_as_the_standard_says(header: str, trace_id: str) ->
 
 
 def test_traceparent_comes_back_and_its_trace_stands_in_the_log(
-    client: Client, capfd: Capture
+    logged: Client, capfd: Capture
 ) -> None:
-    answer = client.get("/models", headers={"traceparent": PARENT})
+    answer = logged.get("/models", headers={"traceparent": PARENT})
     assert answer.headers["traceparent"] == PARENT
-    assert entries(capfd)[0]["trace_id"] == TRACE
+    assert entries(logged, capfd)[0]["trace_id"] == TRACE
 
 
-def test_traceparent_that_is_none_does_not_come_back(client: Client, capfd: Capture) -> None:
-    answer = client.get("/models", headers={"traceparent": PARENT.upper()})
+def test_traceparent_that_is_none_does_not_come_back(logged: Client, capfd: Capture) -> None:
+    answer = logged.get("/models", headers={"traceparent": PARENT.upper()})
     assert "traceparent" not in answer.headers
-    assert "trace_id" not in entries(capfd)[0]
+    assert "trace_id" not in entries(logged, capfd)[0]
 
 
 # --- the access log ---
 
 
-def test_line_says_what_was_asked_and_what_came(client: Client, capfd: Capture) -> None:
+def test_line_says_what_was_asked_and_what_came(logged: Client, capfd: Capture) -> None:
     before = datetime.now(UTC)
-    answer = client.get("/sample?model=ppca&n=3&seed=9&start=2", headers={"X-Request-Id": "mine"})
-    (entry,) = entries(capfd)
+    answer = logged.get("/sample?model=ppca&n=3&seed=9&start=2", headers={"X-Request-Id": "mine"})
+    (entry,) = entries(logged, capfd)
     assert before <= datetime.fromisoformat(entry.pop("time")) <= before + timedelta(minutes=1)
     assert entry.pop("duration_ms") > 0
     assert entry == {
@@ -140,50 +147,49 @@ def test_line_says_what_was_asked_and_what_came(client: Client, capfd: Capture) 
     ],
 )
 def test_line_says_how_many_rows_it_was_about(
-    client: Client, capfd: Capture, path: str, body: dict[str, Any], rows: int
+    logged: Client, capfd: Capture, path: str, body: dict[str, Any], rows: int
 ) -> None:
-    assert client.post(path, json={"model": "ppca", **body}).status_code == 200
-    (entry,) = entries(capfd)
+    assert logged.post(path, json={"model": "ppca", **body}).status_code == 200
+    (entry,) = entries(logged, capfd)
     assert (entry["model"], entry["rows"]) == ("ppca", rows)
 
 
-def test_line_of_a_refusal_has_its_code(client: Client, capfd: Capture) -> None:
-    client.get("/sample?model=affine&n=0")
-    client.get("/v2/models/none")
-    first, second = entries(capfd)
+def test_line_of_a_refusal_has_its_code(logged: Client, capfd: Capture) -> None:
+    logged.get("/sample?model=affine&n=0")
+    logged.get("/v2/models/none")
+    first, second = entries(logged, capfd)
     assert (first["status"], first["outcome"], first["level"]) == (422, "input_invalid", "info")
     assert (second["status"], second["outcome"]) == (404, "model_not_found")
 
 
-def test_line_of_a_stream_says_how_many_rows_were_sent(client: Client, capfd: Capture) -> None:
-    client.get("/sample?model=affine&n=700", headers={"Accept": "application/x-ndjson"})
-    (entry,) = entries(capfd)
+def test_line_of_a_stream_says_how_many_rows_were_sent(logged: Client, capfd: Capture) -> None:
+    logged.get("/sample?model=affine&n=700", headers={"Accept": "application/x-ndjson"})
+    (entry,) = entries(logged, capfd)
     assert (entry["rows"], entry["rows_sent"], entry["outcome"]) == (700, 700, "ok")
 
 
 @pytest.mark.parametrize(
     "path", ["/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"]
 )
-def test_probes_are_counted_and_not_logged(client: Client, capfd: Capture, path: str) -> None:
-    metrics: Metrics = client.app.state.metrics
+def test_probes_are_counted_and_not_logged(logged: Client, capfd: Capture, path: str) -> None:
+    metrics: Metrics = logged.app.state.metrics
     labels = {"route": path, "method": "GET", "status": "200", "outcome": "ok"}
     name = "pushforward_requests_total"
     before = metrics.registry.get_sample_value(name, labels) or 0
-    client.get(path)
+    logged.get(path)
     assert metrics.registry.get_sample_value(name, labels) == before + 1
-    assert entries(capfd) == []
+    assert entries(logged, capfd) == []
 
 
 def test_log_can_be_turned_off(make_client: MakeClient, capfd: Capture) -> None:
     client = make_client(access_log="off")
-    capfd.readouterr()
     assert "x-request-id" in client.get("/models").headers
-    assert entries(capfd) == []
+    assert entries(client, capfd) == []
 
 
-def test_long_query_is_cut(client: Client, capfd: Capture) -> None:
-    client.get(f"/models?{'a' * 5000}")
-    assert entries(capfd)[0]["query"] == "a" * 1000
+def test_long_query_is_cut(logged: Client, capfd: Capture) -> None:
+    logged.get(f"/models?{'a' * 5000}")
+    assert entries(logged, capfd)[0]["query"] == "a" * 1000
 
 
 def test_line_that_cannot_be_written_fails_no_request() -> None:
@@ -199,19 +205,49 @@ def test_line_that_cannot_be_written_fails_no_request() -> None:
     assert metrics.registry.get_sample_value("pushforward_access_log_lines_lost_total") == 1
 
 
+def test_lines_of_one_turn_of_the_loop_are_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        written.append(bytes(data[:100]))  # as if no more had found room
+        return len(written[-1])
+
+    log = AccessLog(lambda lines: None)
+
+    async def talk() -> None:
+        for number in range(9):
+            log.write({"number": number, "filler": "x" * 20})
+        assert written == []
+        await asyncio.sleep(0)
+        log.write({"number": 9})
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(os, "write", write)
+    asyncio.run(talk())
+    lines = b"".join(written).splitlines()
+    assert [json.loads(line)["number"] for line in lines] == list(range(10))
+    assert len(written) < 9
+
+
 def test_full_pipe_that_does_not_block_loses_the_line() -> None:
     metrics = Metrics()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     log = AccessLog(metrics.log_lines_lost.inc, writer)
-    try:
+
+    async def write() -> None:
         for _ in range(1000):
             log.write({"filler": "x" * 1000})
+            await asyncio.sleep(0)
+
+    try:
+        asyncio.run(write())
+        kept = os.read(reader, 2**20).count(b"\n")
     finally:
         os.close(reader)
         os.close(writer)
     lost = metrics.registry.get_sample_value("pushforward_access_log_lines_lost_total")
-    assert lost is not None
+    assert lost == 1000 - kept
     assert 0 < lost < 1000
 
 
@@ -351,7 +387,7 @@ def test_what_is_no_request_passes_untouched() -> None:
 def test_bug_is_answered_with_an_id_and_logged_with_it(
     make_client: MakeClient, capfd: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make_client()
+    client = make_client(access_log="json")
 
     @client.app.get("/bug")
     async def bug() -> None:
@@ -361,6 +397,6 @@ def test_bug_is_answered_with_an_id_and_logged_with_it(
     answer = client.get("/bug", headers={"X-Request-Id": "mine"})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert answer.headers["x-request-id"] == "mine"
-    (entry,) = (each for each in entries(capfd) if each["path"] == "/bug")
+    (entry,) = (each for each in entries(client, capfd) if each["path"] == "/bug")
     assert (entry["status"], entry["outcome"], entry["level"]) == (500, "internal", "error")
     assert "here is the id: mine" in caplog.messages
