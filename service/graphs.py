@@ -15,7 +15,7 @@ from service.manifest import TensorSpec
 
 MAX_NODES = 50_000
 """Of one file, those of its subgraphs and functions included. Loading a thousand takes 50 ms
-with the interpreter held (measured); shipped flows have 1,300."""
+(measured); shipped flows have 1,300."""
 MAX_ROW_VALUES = 2**28
 """Numbers in one tensor, where a free axis counts once: 1 GiB of float32."""
 

@@ -117,8 +117,8 @@ def _create(
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    # The search for buffers to reuse takes time quadratic in the nodes, with the GIL held: nine
-    # tenths of loading a flow of a thousand nodes (measured, ORT 1.31: 0.45 s, without it 0.05).
+    # The search for buffers to reuse takes time quadratic in the nodes: nine tenths of loading
+    # a flow of a thousand nodes (measured, ORT 1.31: 0.45 s, without it 0.05).
     # Speed, bytes and peak memory of runs are the same: memory patterns, which stay on, lay out
     # each bucket's buffers by their lifetimes.
     options.enable_mem_reuse = device.kind == "cuda"  # where it is not measured
