@@ -4,9 +4,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import pytest
 
+from service import logs
 from service.logs import REQUEST_ID, JsonFormatter, TextFormatter
 
 
@@ -27,6 +29,21 @@ def record(*, fails: bool = False) -> logging.LogRecord:
     return logging.LogRecord(
         "service.test", logging.WARNING, __file__, 1, "%d rows", (3,), error
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "formatter"), [("text", TextFormatter), ("json", JsonFormatter)])
+def test_all_that_is_severe_enough_goes_to_stderr_in_the_form_asked_for(
+    form: Literal["text", "json"],
+    formatter: type[logging.Formatter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(logging, "basicConfig", said.update)
+    logs.set_up("warning", form)
+    (handler,) = said["handlers"]
+    assert said["level"] == "WARNING"
+    assert handler.stream is sys.stderr
+    assert type(handler.formatter) is formatter
 
 
 def test_text_has_time_level_and_name() -> None:

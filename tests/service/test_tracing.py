@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
 
+from service import __main__ as command
 from service import settings as module
 from service import tracing
 from service.settings import Settings
@@ -162,9 +163,16 @@ def test_endpoint_without_the_extra_is_refused(
         Settings(models=models)
 
 
-def test_endpoint_must_be_an_address(models: Path) -> None:
-    with pytest.raises(ValidationError, match="http://HOST:PORT"):
-        Settings(models=models, otlp_endpoint="collector:4317")
+@pytest.mark.parametrize("name", ["PUSHFORWARD_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+def test_endpoint_that_is_no_address_is_a_sentence_and_status_2(
+    models: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+    monkeypatch.setenv(name, "collector:4317")
+    assert command.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("PUSHFORWARD_OTLP_ENDPOINT: expected http://HOST:PORT")
+    assert error.endswith("got 'collector:4317'.\n")
 
 
 def test_nothing_of_the_sdk_is_imported_unless_it_is_asked_for() -> None:
