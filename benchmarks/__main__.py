@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def measure(servers: Sequence[Server], *, rounds: int, seconds: int, folder: Path) -> None:
     """Measure round by round, and keep what is there after each server."""
-    about = {each.name: {"title": each.title, "about": each.about} for each in servers}
+    about = {
+        each.name: {"title": each.title, "about": each.about, "settings": each.tuned}
+        for each in servers
+    }
     described = machine.describe()
     records: list[Record] = []
 

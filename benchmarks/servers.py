@@ -33,6 +33,12 @@ class Server:
     settings: Mapping[str, str] = field(default_factory=dict)
     ready: str = "/ready"
 
+    @property
+    def tuned(self) -> dict[str, str]:
+        """Return its settings by the short names of `python -m benchmarks.tune`."""
+        mark = "PEER_"
+        return {k.removeprefix(mark): v for k, v in self.settings.items() if k.startswith(mark)}
+
     def command(self) -> list[str]:
         """Return the command, after its environment is made.
 
@@ -70,23 +76,25 @@ SERVERS = (
     Server(
         "naive",
         "FastAPI, naive",
-        "one uvicorn process, `def` endpoints in its pool of threads, one run a request",
+        "uvicorn, `def` endpoints in its pool of threads, one run a request",
         wire.Wire(),
         _script("naive"),
+        {"PEER_WORKERS": "2"},
     ),
     Server(
         "litserve",
         "LitServe",
-        "2 workers, batches of up to 16 requests, 1 ms of waiting, fast queue",
+        "batches of requests, fast queue",
         wire.LitServe(),
         _script("litserve_app"),
+        {"PEER_WORKERS": "2", "PEER_BATCH": "16", "PEER_WAIT_S": "0.001"},
         ready="/health",
     ),
     Server(
         "bentoml",
         "BentoML",
-        "2 workers",
-        wire.Wire(),
+        "log-densities as JSON in adaptive batches, the rest one run a request",
+        wire.BentoML(),
         (
             "-m",
             "bentoml",
@@ -97,7 +105,12 @@ SERVERS = (
             "--port",
             "{port}",
         ),
-        {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(FOLDER / "bentoml" / "home")},
+        {
+            "PEER_WORKERS": "2",
+            "PEER_THREADS": "1",
+            "BENTOML_DO_NOT_TRACK": "True",
+            "BENTOML_HOME": str(FOLDER / "bentoml" / "home"),
+        },
         "/readyz",
     ),
     Server(
@@ -112,10 +125,16 @@ SERVERS = (
     Server(
         "ray",
         "Ray Serve",
-        "2 replicas of each model, `serve.batch` of up to 16 requests, 1 ms of waiting",
+        "replicas of each model, `serve.batch`",
         wire.Ray(),
         _script("ray_app"),
-        {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(FOLDER / "ray")},
-        "/-/healthz",
+        {
+            "PEER_WORKERS": "2",
+            "PEER_BATCH": "16",
+            "PEER_WAIT_S": "0.001",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "HOME": str(FOLDER / "ray"),
+        },
+        "/log-density",
     ),
 )

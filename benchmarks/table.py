@@ -107,10 +107,14 @@ def _latencies(results: Results, records: Sequence[Record]) -> list[str]:
 def _starts(results: Results, records: Sequence[Record]) -> list[str]:
     cells = _cells(results, records, "start", "start_s")
     rows = [
-        [each["title"], cell, each["about"]]
+        [each["title"], cell, each["about"], _settings(each.get("settings", {}))]
         for each, cell in zip(results["servers"].values(), cells, strict=True)
     ]
-    return ["## Servers", "", *table(["server", "ready after, s", "how"], rows)]
+    return ["## Servers", "", *table(["server", "ready after, s", "how", "settings"], rows)]
+
+
+def _settings(settings: Mapping[str, str]) -> str:
+    return ", ".join(f"{name.lower()} {value}" for name, value in settings.items())
 
 
 def _cores(results: Results, records: Sequence[Record]) -> list[str]:

@@ -1,14 +1,18 @@
-"""BentoML, as its pages on adaptive batching say: a batchable service behind one that talks.
+"""BentoML, as its pages say: workers, and adaptive batching where a request is rows of an array.
 
-Run by `bentoml serve`, which it needs to be named to.
+An API that BentoML batches cannot write its own response. So the log-densities that are asked for
+as JSON are batched by it, as its pages show; images, and bytes, which its arrays would not become,
+are one run a request. (Its way around, a batched service behind another, dropped connections.)
+Run by `bentoml serve`.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import bentoml
 import numpy as np
-from bentoml.validators import ContentType
+from bentoml.validators import ContentType, DType, Shape
 from starlette.responses import Response
 
 from benchmarks.peers.graphs import Density, Generator, to_json
@@ -17,7 +21,10 @@ BYTES = "application/octet-stream"
 
 
 @bentoml.service(
-    workers=2, threads=4, traffic={"timeout": 30}, logging={"access": {"enabled": False}}
+    workers=int(os.environ["PEER_WORKERS"]),
+    threads=int(os.environ["PEER_THREADS"]),
+    traffic={"timeout": 30},
+    logging={"access": {"enabled": False}},
 )
 class Peer:
     """Images of seeds and log-densities."""
@@ -37,11 +44,14 @@ class Peer:
         (x,) = self.generator.images([(seed, n)])
         return Response(x.tobytes(), media_type=BYTES)
 
-    @bentoml.api(route="/log-density/json")
-    def log_density_json(self, x: list[list[float]]) -> object:
-        """Return log-densities as a list."""
-        (value,) = self.density.log_density([np.array(x, dtype=np.float32)])
-        return Response(to_json("log_density", value), media_type="application/json")
+    @bentoml.api(
+        route="/log-density/json", batchable=True, max_batch_size=1024, max_latency_ms=10_000
+    )
+    def log_density_json(
+        self, x: Annotated[np.ndarray, DType("float32"), Shape((-1, 2))]
+    ) -> Annotated[np.ndarray, DType("float32"), Shape((-1,))]:
+        """Return log-densities, which BentoML cuts apart again and writes as a list."""
+        return self.density.log_density([x])[0]
 
     @bentoml.api(route="/log-density/bytes")
     def log_density_bytes(self, x: Annotated[Path, ContentType(BYTES)], /) -> object:

@@ -1,10 +1,11 @@
-"""LitServe, as its pages on batching say: two workers, a batch of requests for each.
+"""LitServe, as its pages on batching say: some workers, a batch of requests for each.
 
 Its workers are processes that get one JSON request each, so bytes go in as base64 (its pages show
 images that way) and come out as a response of their own.
 """
 
 import base64
+import os
 import sys
 from typing import Any
 
@@ -82,11 +83,14 @@ def _response(name: str, array: Array, form: str) -> Response:
 
 
 if __name__ == "__main__":
-    batching = {"max_batch_size": 16, "batch_timeout": 0.001}
+    batching = {
+        "max_batch_size": int(os.environ["PEER_BATCH"]),
+        "batch_timeout": float(os.environ["PEER_WAIT_S"]),
+    }
     server = litserve.LitServer(
         [Sample(api_path="/sample", **batching), LogDensity(api_path="/log-density", **batching)],
         accelerator="cpu",
-        workers_per_device=2,
+        workers_per_device=int(os.environ["PEER_WORKERS"]),
         fast_queue=True,
     )
     server.run(

@@ -5,6 +5,7 @@ work. Answers are written by orjson: FastAPI's own way is slower by far, and JSO
 compared here.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -67,4 +68,11 @@ def log_density_bytes(body: Annotated[bytes, Body(media_type=BYTES)]) -> Respons
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False)
+    uvicorn.run(
+        "benchmarks.peers.naive:app",
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        workers=int(os.environ["PEER_WORKERS"]),
+        log_level="warning",
+        access_log=False,
+    )

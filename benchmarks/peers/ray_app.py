@@ -1,5 +1,6 @@
-"""Ray Serve, as its pages on dynamic request batching say: `serve.batch`, two replicas."""
+"""Ray Serve, as its pages on dynamic request batching say: `serve.batch`, and replicas."""
 
+import os
 import signal
 import sys
 import threading
@@ -15,10 +16,14 @@ from starlette.responses import Response
 from benchmarks.peers.graphs import Array, Density, Generator, to_json
 
 REPLICA: dict[str, Any] = {
-    "num_replicas": 2,
+    "num_replicas": int(os.environ["PEER_WORKERS"]),
     "max_ongoing_requests": 64,
     "ray_actor_options": {"num_cpus": 0.5},
     "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+}
+BATCHING: dict[str, Any] = {
+    "max_batch_size": int(os.environ["PEER_BATCH"]),
+    "batch_wait_timeout_s": float(os.environ["PEER_WAIT_S"]),
 }
 
 
@@ -29,7 +34,7 @@ class Sample:
     def __init__(self) -> None:
         self.generator = Generator()
 
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.001)
+    @serve.batch(**BATCHING)
     async def images(self, asked: list[tuple[int, int]]) -> list[Array]:
         """Return the images of each (seed, n)."""
         return self.generator.images(asked)
@@ -47,13 +52,15 @@ class LogDensity:
     def __init__(self) -> None:
         self.density = Density()
 
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.001)
+    @serve.batch(**BATCHING)
     async def values(self, asked: list[Array]) -> list[Array]:
         """Return the log-densities of each x."""
         return self.density.log_density(asked)
 
     async def __call__(self, request: Request) -> Response:
-        """Return the numbers in the format of the points."""
+        """Return the numbers in the format of the points; nothing to who asks whether it is up."""
+        if request.method == "GET":
+            return Response()
         body = await request.body()
         if request.headers["content-type"] == "application/json":
             x, form = np.array(orjson.loads(body)["x"], dtype=np.float32), "json"
