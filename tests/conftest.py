@@ -5,6 +5,7 @@ import pytest
 
 ON_REQUEST = {
     "slow": "takes minutes",
+    "soak": "ten minutes of too much",
     "containers": "builds and runs the images, as root",
 }
 

@@ -44,11 +44,13 @@ class Asked(Generic[Call]):
         parameters: From the query and, if it is JSON, the body.
         media_type: Of the body; "" without one.
         body: The raw bytes of an npy or a picture; empty for JSON.
+        size: Bytes that came.
     """
 
     parameters: Call
     media_type: str
     body: bytes
+    size: int
 
     async def rows(self, shape: Sequence[int], *, event: Event | None = None) -> Array:
         """Return the tensor of the call, float32 (n, *shape), every value checked.
@@ -63,7 +65,7 @@ class Asked(Generic[Call]):
             InputInvalid: Missing, or of the wrong shape, type or range.
             MediaTypeUnsupported: A picture where the rows are none.
         """
-        return await anyio.to_thread.run_sync(self._rows, shape, event)
+        return await in_thread(self.size, self._rows, shape, event)
 
     def _rows(self, shape: Sequence[int], event: Event | None) -> Array:
         field = self.parameters.tensor or ""
@@ -111,15 +113,15 @@ async def read(request: Request, schema: type[Call], *, limit: int) -> Asked[Cal
     """
     query = schemas.from_query(schema, request.query_params.multi_items())
     if request.method in ("GET", "HEAD"):
-        return Asked(query, "", b"")
+        return Asked(query, "", b"", 0)
     body = await read_all(request, limit=limit)
     if not body:
-        return Asked(query, "", b"")
+        return Asked(query, "", b"", 0)
     media_type = _media_type(request, schema, body)
     if media_type != JSON:
-        return Asked(query, media_type, body)
+        return Asked(query, media_type, body, len(body))
     said = await in_thread(len(body), _parse, body, schema)
-    return Asked(schemas.merge(query, said), JSON, b"")
+    return Asked(schemas.merge(query, said), JSON, b"", len(body))
 
 
 async def in_thread(
