@@ -229,7 +229,9 @@ def _write_file(path: Path, data: bytes) -> None:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not os.path.lexists(path):
-        raise BundleInvalid(f"{folder}: there is no {MANIFEST}, so this is no bundle.")
+        raise BundleInvalid(
+            f"{folder}: there is no {MANIFEST}, so this is no bundle.", field=MANIFEST
+        )
     text = _read_file(path, most=MAX_MANIFEST_BYTES)
     try:
         manifest = Manifest.model_validate_json(text)
@@ -239,7 +241,8 @@ def _read_manifest(folder: Path) -> Manifest:
         field = ".".join(map(str, first["loc"]))
         others = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise BundleInvalid(
-            f"{path}: {field + ': ' if field else ''}{first['msg']}{others}.", field=field or None
+            f"{path}: {field + ': ' if field else ''}{first['msg']}{others}.",
+            field=field or MANIFEST,
         ) from error
     except _Duplicate as error:
         raise BundleInvalid(f"{path}: {error.key} stands there twice.", field=error.key) from error
@@ -278,18 +281,21 @@ def _read_file(path: Path, *, most: int) -> bytes:
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        why = "named in the manifest, and not there"
-    except OSError as error:
-        is_link = error.errno == errno.ELOOP
-        why = "it is a link, and what it leads to is not in the bundle" if is_link else f"{error.strerror}"
-    else:
-        with open(file, "rb") as opened:
+        try:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 why = "it is no plain file"
             elif status.st_size > most:
                 why = f"it has {status.st_size} bytes; at most {most} are read"
             else:
-                return opened.read(most)
+                with open(file, "rb", closefd=False) as opened:
+                    return opened.read(most)
+        finally:
+            os.close(file)
+    except FileNotFoundError:
+        why = "named in the manifest, and not there"
+    except OSError as error:
+        is_link = error.errno == errno.ELOOP
+        why = "it is a link, and what it leads to is not in the bundle" if is_link else ""
+        why = why or f"it cannot be read ({error.strerror})"
     raise BundleInvalid(f"{path}: {why}.", field=path.name)

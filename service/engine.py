@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.batching import Batcher, Job, Lane, Observer, Piece
+from service.batching import Batcher
 from service.bundle import Bundle
 from service.errors import BundleInvalid, EngineFailed, NotANumber
 from service.feeds import Given, Source, fill, in_rows
+from service.lanes import Job, Lane, Observer, Piece
 from service.manifest import Graph, Manifest, Role, TensorSpec
 from service.session import Device, Limit, Session, replay
 from service.tensors import Array
@@ -310,6 +311,7 @@ class Engine:
             last = next(reversed(seconds), bucket)
             if seconds and seconds[last] * bucket / last > self._max_s and self._is_cpu:
                 break
+            took = 0.0
             for index, session in enumerate(dict.fromkeys(sessions)):
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, graph, bucket, width, limit)

@@ -109,6 +109,12 @@ def _check_tensor(tensor: onnx.TensorProto, *, where: str) -> None:
             field="graphs",
         )
     _check_length(tensor.dims, where=f"{where}: weight {name}")
+    if math.prod(tensor.dims) > 2 * tensor.ByteSize():  # the smallest types have four bits
+        raise BundleInvalid(
+            f"{where}: weight {name} has the shape ({', '.join(map(str, tensor.dims))}), and "
+            f"{tensor.ByteSize()} bytes to fill it with.",
+            field="graphs",
+        )
 
 
 def _check_length(dims: Sequence[int], *, where: str) -> None:

@@ -248,7 +248,7 @@ class Session:
                 options = limit.watch(onnxruntime.RunOptions()) if limit else None
                 values = self._session.run(list(outputs), dict(feeds), options)
         except Exception as error:  # no common class, as above
-            raise EngineFailed(f"{self.where} failed: {error}") from error
+            raise EngineFailed(f"{self.where} failed: {_sentence(error)}") from error
         return dict(zip(outputs, values, strict=True))
 
     def _bound(
@@ -275,7 +275,7 @@ class Session:
             return _create(data, device, self._index, capture=capture)
         except Exception as error:  # no common class, as above
             raise BundleInvalid(
-                f"{self.where}: ONNX Runtime cannot load it on {device.kind}: {error}",
+                f"{self.where}: ONNX Runtime cannot load it on {device.kind}: {_sentence(error)}",
                 field=self.graph.file,
             ) from error
 
@@ -343,6 +343,10 @@ class Binding:
     def _bind_inputs(self, binding: onnxruntime.IOBinding) -> None:
         for name, value in self._inputs.items():
             binding.bind_ortvalue_input(name, value)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().rstrip(".") + "."
 
 
 def _branches(data: bytes) -> bool:
