@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-SCRIPT = Path(__file__).with_name("load.lua")
+SCRIPT = Path(__file__).with_name("closed_loop.lua")
 TIMEOUT_S = 20
 """An answer that takes longer counts as none."""
 
@@ -18,7 +18,13 @@ class LoadFailed(Exception):
 
 
 def closed_loop(
-    port: int, requests: Sequence[bytes], *, connections: int, seconds: int, first_seed: int
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    connections: int,
+    seconds: int,
+    first_seed: int,
+    slow: bool = False,
 ) -> dict[str, float]:
     """Return what a closed loop measured.
 
@@ -28,10 +34,14 @@ def closed_loop(
         connections: How many are open.
         seconds: How long it lasts.
         first_seed: Seeds are counted up from here.
+        slow: Whether an answer takes so much of that time that the rate is to be taken from the
+            answers after the first of each connection. A server that works on all requests at
+            once gives those late and together.
 
     Raises:
         LoadFailed: An answer had a status above 399, a connection broke, or nothing came.
     """
+    settle = connections if slow else 0
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for index, request in enumerate(requests):
@@ -39,21 +49,27 @@ def closed_loop(
             files[-1].write_bytes(request)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={TIMEOUT_S}s"]
         command += ["-s", str(SCRIPT), f"http://127.0.0.1:{port}", "--", str(first_seed)]
+        command.append(str(settle))
         used, began = _children_s(), time.perf_counter()
         run = subprocess.run(
             [*command, *map(str, files)], capture_output=True, text=True, timeout=seconds + 60
         )
         wall_s = time.perf_counter() - began
-    figures = parse(run.stdout)
+    figures = parse(run.stdout, settle=settle)
     figures["client_cores"] = (_children_s() - used) / wall_s
     return figures
 
 
-def parse(text: str) -> dict[str, float]:
+def parse(text: str, *, settle: int = 0) -> dict[str, float]:
     """Return the figures in what wrk and its script print.
 
+    Args:
+        text: What they print.
+        settle: After how many answers the rate begins to count.
+
     Raises:
-        LoadFailed: There is no result in it, or an answer was missing, broken or an error.
+        LoadFailed: There is no result in it, an answer was missing, broken or an error, or there
+            were too few for a rate.
     """
     found = re.search(r"^RESULT (.+)$", text, re.MULTILINE)
     if not found:
@@ -63,9 +79,14 @@ def parse(text: str) -> dict[str, float]:
     if failed or not raw["answers"]:
         told = ", ".join(f"{count} {name}" for name, count in failed.items())
         raise LoadFailed(f"{told or 'no answer'} beside {raw['answers']} answers")
+    counted, counted_us = raw["answers"], raw["duration_us"]
+    if settle:
+        counted, counted_us = raw["answers_seen"] - settle, raw["settled_for_us"]
+        if counted <= 0 or counted_us <= 0:
+            raise LoadFailed(f"only {raw['answers']} answers in that time")
     return {
         "answers": raw["answers"],
-        "requests_per_s": raw["answers"] / raw["duration_us"] * 1e6,
+        "requests_per_s": counted / counted_us * 1e6,
         "bytes_per_answer": raw["bytes"] / raw["answers"],
         "p50_ms": raw["p50_us"] / 1e3,
         "p99_ms": raw["p99_us"] / 1e3,

@@ -104,6 +104,7 @@ class Round:
             connections=workload.connections,
             seconds=self.seconds * workload.seconds_factor,
             first_seed=self._seeds(),
+            slow=workload.seconds_factor > 1,
         )
         if figures["bytes_per_answer"] < 0.7 * size:  # JSON of other images may be shorter
             raise LoadFailed(f"answers of {figures['bytes_per_answer']:.0f} bytes, not {size}")

@@ -13,7 +13,7 @@ SAID = """Running 1s test @ http://127.0.0.1:9000
   1 threads and 32 connections
   500 requests in 2.00s, 1.00MB read
 
-RESULT answers=500 duration_us=2000000 bytes=1000000 refused=0 broken=0 timeouts=0 p50_us=1500 p99_us=9000
+RESULT answers=500 duration_us=2000000 bytes=1000000 refused=0 broken=0 timeouts=0 p50_us=1500 p99_us=9000 answers_seen=500 settled_for_us=1800000
 """  # noqa: E501
 
 
@@ -25,6 +25,12 @@ def test_what_wrk_prints_is_read_in_its_units() -> None:
         "p50_ms": 1.5,
         "p99_ms": 9.0,
     }
+
+
+def test_the_rate_of_slow_answers_is_that_after_the_first_ones() -> None:
+    assert parse(SAID, settle=32)["requests_per_s"] == pytest.approx((500 - 32) / 1.8)
+    with pytest.raises(LoadFailed, match="only 500 answers"):
+        parse(SAID, settle=500)
 
 
 @pytest.mark.parametrize(
