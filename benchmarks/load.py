@@ -82,8 +82,10 @@ def parse(text: str, *, settle: int = 0) -> dict[str, float]:
     counted, counted_us = raw["answers"], raw["duration_us"]
     if settle:
         counted, counted_us = raw["answers_seen"] - settle, raw["settled_for_us"]
-        if counted <= 0 or counted_us <= 0:
-            raise LoadFailed(f"only {raw['answers']} answers in that time")
+        if counted <= 0 or counted_us < raw["duration_us"] / 4:
+            raise LoadFailed(
+                f"only {raw['answers']} answers, too few for a rate; longer loops help"
+            )
     return {
         "answers": raw["answers"],
         "requests_per_s": counted / counted_us * 1e6,

@@ -31,6 +31,9 @@ def test_the_rate_of_slow_answers_is_that_after_the_first_ones() -> None:
     assert parse(SAID, settle=32)["requests_per_s"] == pytest.approx((500 - 32) / 1.8)
     with pytest.raises(LoadFailed, match="only 500 answers"):
         parse(SAID, settle=500)
+    all_at_the_end = SAID.replace("settled_for_us=1800000", "settled_for_us=9000")
+    with pytest.raises(LoadFailed, match="only 500 answers"):
+        parse(all_at_the_end, settle=32)
 
 
 @pytest.mark.parametrize(
