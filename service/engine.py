@@ -8,7 +8,7 @@ rows as well.
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -202,10 +202,14 @@ class Engine:
 
     def _prove(self, bundle: Bundle, limit: Limit) -> None:
         """Replay the golden vectors, and run every bucket."""
-        self.golden_errors = {
-            role: replay(bundle, role, dict.fromkeys(sessions), limit=limit)
-            for role, sessions in self.sessions.items()
-        }
+        with ExitStack() as held:
+            if not self._is_cpu:  # the first runs are captured, and nobody may run meanwhile
+                for index in range(self._batcher.devices):
+                    held.enter_context(self._batcher.hold(index))
+            self.golden_errors = {
+                role: replay(bundle, role, dict.fromkeys(sessions), limit=limit)
+                for role, sessions in self.sessions.items()
+            }
         """What the replay of the golden vectors measured where it serves, by role and output."""
         self.lanes = {
             (role, width): self._lane(role, graph, width, limit)

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from service import bundle
@@ -73,6 +74,10 @@ class Repository:
         self._shelf = Shelf(self._lying() or {}, old_versions=old_versions, observer=self._observer)
         self._under_way: dict[Key, Future[Engine | None]] = {}
         self._beginning = threading.Lock()
+        # While one captures a CUDA graph, none may make room on the device for another model.
+        self._alone: AbstractContextManager[object] = (
+            threading.Lock() if device.kind == "cuda" else nullcontext()
+        )
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="repository", daemon=True)
         self._on_demand = ThreadPoolExecutor(1, thread_name_prefix="repository")
@@ -326,14 +331,15 @@ class Repository:
         loaded = self.models[name].engines.get(version) if name in self.models else None
         if loaded and loaded.identity == read.identity:  # its files were merely touched
             return loaded, False
-        engine = Engine(
-            read,
-            self.device,
-            batcher=self.batcher,
-            max_batch_rows=self._max_batch_rows,
-            max_batch_s=self._max_batch_s,
-            max_load_s=self._max_load_s,
-        )
+        with self._alone:
+            engine = Engine(
+                read,
+                self.device,
+                batcher=self.batcher,
+                max_batch_rows=self._max_batch_rows,
+                max_batch_s=self._max_batch_s,
+                max_load_s=self._max_load_s,
+            )
         return engine, True
 
     def _place(self, key: Key) -> Path:

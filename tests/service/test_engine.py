@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import bundle
+from service import engine as module
 from service.batching import Batcher
 from service.engine import WIDTHS, Engine
 from service.errors import BundleInvalid, EngineFailed
+from service.manifest import Graph
 from service.session import Device, Session
 from tests.service.bundles import AFFINE, MIX, PPCA, SHIFT, TILES, Tiny
 
@@ -153,3 +155,26 @@ def test_bundle_whose_golden_vectors_do_not_come_out_makes_no_engine(
 def test_engine_says_what_the_replay_measured(affine: Engine) -> None:
     assert affine.golden_errors.keys() == {"decode", "encode", "log_density"}
     assert affine.golden_errors["decode"].keys() == {"x"}
+
+
+def test_bucket_that_gains_nothing_is_the_last(
+    models: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def took(session: Session, graph: Graph, bucket: int, *_: object) -> float:
+        return {8: 2e-3, 16: 4e-3, 32: 7.5e-3, 64: 14.9e-3}[bucket]
+
+    monkeypatch.setattr(module, "_time", took)
+    engine = engine_of(models, AFFINE, batcher, rows=512)
+    # 16 gains nothing either, and is short; 32 gains; 64 does not, and nothing larger is tried.
+    assert engine.lanes["decode", None].buckets == (8, 16, 32, 64)
+
+
+def test_graph_that_fails_in_its_warm_up_makes_no_engine(
+    models: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> float:
+        raise EngineFailed("decode.onnx failed: no memory.")
+
+    monkeypatch.setattr(module, "_time", fail)
+    with pytest.raises(BundleInvalid, match=r"decode\.onnx failed: no memory\."):
+        engine_of(models, AFFINE, batcher)

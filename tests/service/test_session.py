@@ -9,7 +9,7 @@ import pytest
 from service import bundle, session
 from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
 from service.runtime import onnxruntime
-from service.session import Device, Session
+from service.session import Device, Limit, Session
 from tests.service.bundles import AFFINE, ALL, MIX, SHIFT, Tiny
 
 CPU = Device("cpu")
@@ -114,3 +114,28 @@ def test_cuda_that_runs_on_the_cpu_behind_our_back_is_refused(
 
 def test_there_is_at_least_one_core() -> None:
     assert session.cores() >= 1
+
+
+@pytest.mark.parametrize("bind", [False, True])
+def test_graph_that_never_ends_is_ended(tmp_path: Path, bind: bool) -> None:
+    endless = (
+        "t = Cast<to=9>(on) x = Loop(n, t, z) <body = b (int64 i, bool c, float[batch,2] a) => "
+        "(bool d, float[batch,2] e) { d = Identity(c) e = Neg(a) }>"
+    )
+    constants = {**AFFINE.constants, "n": np.array([2**63 - 1]), "on": np.array([1])}
+    looping = replace(AFFINE, nodes={**AFFINE.nodes, "decode": endless}, constants=constants)
+    endless_decoder = Session(bundle.read(looping.publish(tmp_path)), "decode", CPU, bind=bind)
+    z = np.zeros((1, 2), np.float32)
+    with Limit(0.05) as limit:
+        for _ in range(2):  # once it is over, nothing more runs
+            with pytest.raises(EngineFailed, match=r"decode\.onnx failed: .*terminate"):
+                endless_decoder.run({"z": z}, limit=limit)
+    assert limit.is_over
+
+
+def test_run_that_ends_in_time_may_be_followed_by_longer_ones(decoder: Session) -> None:
+    z = np.zeros((1, 2), np.float32)
+    with Limit(60) as limit:
+        before = decoder.run({"z": z}, limit=limit)["x"]
+    assert not limit.is_over
+    np.testing.assert_array_equal(decoder.run({"z": z})["x"], before)

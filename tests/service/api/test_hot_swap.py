@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from service import bundle
 from service.app import create_app
 from service.repository import Repository
 from service.settings import Settings
@@ -139,3 +141,36 @@ def test_address_of_an_older_version_stays_good(tmp_path: Path) -> None:
     assert first.content == again.content
     assert first.headers["etag"] == again.headers["etag"] != other.headers["etag"]
     assert "immutable" in again.headers["cache-control"]
+
+
+def test_request_waits_no_longer_for_an_older_version_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        step(version).publish(tmp_path, version)
+    app = create_app(Settings.model_validate({"models": tmp_path, "device": "cpu", "poll_s": 0}))
+    go, read = threading.Event(), bundle.read
+
+    def wait_and_read(folder: Path) -> bundle.Bundle:
+        assert go.wait(30)
+        return read(folder)
+
+    async def impatient_and_patient() -> list[httpx.Response]:
+        load = Load(app)
+        repository: Repository = app.state.context.repository
+        body = {"model": "steps", "version": 1, "z": Z.tolist()}
+        async with app.router.lifespan_context(app), load.client as client:
+            await asyncio.to_thread(repository._watcher.join)
+            monkeypatch.setattr(bundle, "read", wait_and_read)
+            patient = asyncio.create_task(client.post("/decode", json=body))
+            hurry = {"Pushforward-Timeout-Ms": "20"}
+            answers = [await client.post("/decode", json=body, headers=hurry)]
+            # Who asks for what is loaded does not wait for the loading.
+            answers.append(await client.post("/decode", json={**body, "version": 2}))
+            go.set()
+            return [*answers, await patient]
+
+    impatient, other, patient = asyncio.run(impatient_and_patient())
+    assert (impatient.status_code, impatient.json()["code"]) == (504, "deadline_exceeded")
+    assert (other.status_code, other.json()["version"]) == (200, 2)
+    assert (patient.status_code, patient.json()["version"]) == (200, 1)
