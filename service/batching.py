@@ -127,6 +127,9 @@ class Queue:
         gone = sum(piece.rows for piece in batch.pieces if piece.job.abandoned)
         if gone:
             self._observer.dropped(lane, rows=gone)
+        if error:
+            self._observer.failed(lane, rows=batch.rows)
+            return ended
         self._observer.ran(
             lane,
             rows=batch.rows,

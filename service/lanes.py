@@ -169,6 +169,9 @@ class Observer(Protocol):
     ) -> None:
         """A batch was run. `waits_s`: how long each of its jobs that began in it had waited."""
 
+    def failed(self, lane: Lane[Any], *, rows: int) -> None:
+        """A batch failed, and all its jobs with it."""
+
     def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:
         """A job was refused at the door."""
 
@@ -185,6 +188,9 @@ class Silent:
     def ran(
         self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
     ) -> None:
+        """Do nothing."""
+
+    def failed(self, lane: Lane[Any], *, rows: int) -> None:
         """Do nothing."""
 
     def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:

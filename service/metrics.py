@@ -190,6 +190,9 @@ class Metrics:
             "refusals", "Jobs refused because too much waited.", (*lane, "reason")
         )
         self.refused_rows = self._counter("refused_rows", "Rows of refused jobs.", lane)
+        self.failed_rows = self._counter(
+            "failed_rows", "Rows of batches that failed, and their jobs with them.", lane
+        )
         self.dropped_rows = self._counter(
             "dropped_rows", "Rows that nobody waited for any more.", lane
         )
@@ -252,6 +255,10 @@ class Metrics:
         of.run_s.observe(run_s)
         for wait_s in waits_s:
             of.wait_s.observe(wait_s)
+
+    def failed(self, lane: Named, *, rows: int) -> None:
+        """A batch failed, and all its jobs with it."""
+        self.failed_rows.labels(*lane.name).inc(rows)
 
     def refused(self, lane: Named, *, rows: int, reason: str) -> None:
         """A job was refused at the door."""

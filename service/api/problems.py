@@ -45,7 +45,7 @@ STATUS: dict[type[ServiceError], int] = {
 }
 
 _PROTOCOL = "/v2"
-_PROTOCOL_STATUS = {409: 400, 422: 400}
+PROTOCOL_STATUS = {409: 400, 422: 400}
 """Where the clients of the protocol know another status, as Triton has it."""
 
 _HEADERS: dict[type[ServiceError], dict[str, str]] = {
@@ -108,7 +108,7 @@ def _answer(
     if path == _PROTOCOL or path.startswith(f"{_PROTOCOL}/"):
         return Response(
             orjson.dumps({"error": detail}),
-            _PROTOCOL_STATUS.get(status, status),
+            PROTOCOL_STATUS.get(status, status),
             {"Cache-Control": "no-store", **(headers or {})},
             "application/json",
         )

@@ -28,6 +28,7 @@ class Recorder:
     waits_s: list[float] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     dropped_rows: int = 0
+    failed_rows: int = 0
     runs: list[tuple[int, int]] = field(default_factory=list)
 
     def ran(
@@ -35,6 +36,9 @@ class Recorder:
     ) -> None:
         self.runs.append((rows, bucket))
         self.waits_s += waits_s
+
+    def failed(self, lane: "Lane[str]", *, rows: int) -> None:
+        self.failed_rows += rows
 
     def refused(self, lane: "Lane[str]", *, rows: int, reason: str) -> None:
         self.reasons.append(reason)

@@ -156,7 +156,8 @@ def test_rest_of_a_large_job_is_dropped_with_its_caller() -> None:
 
 
 def test_failed_run_fails_its_own_jobs_and_drops_what_they_had_waiting() -> None:
-    queue, lane = Queue(), Graph()
+    recorder = Recorder()
+    queue, lane = Queue(observer=recorder), Graph()
     jobs = put(queue, lane, large=20, later=4)
     batch = queue.take()
     assert batch
@@ -164,6 +165,7 @@ def test_failed_run_fails_its_own_jobs_and_drops_what_they_had_waiting() -> None
     ended = queue.finish(batch, run_s=0.0, error=failure)
     assert jobs["large"] in ended
     assert all(job.error is failure for job in ended)
+    assert (recorder.failed_rows, recorder.runs) == (batch.rows, [])
     rest = [job for job in jobs.values() if job not in ended]
     assert queue.waiting == len(rest)
 

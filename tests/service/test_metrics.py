@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 
 from service.batching import Batcher, Queue
-from service.errors import QueueFull
+from service.errors import EngineFailed, QueueFull
 from service.lanes import Job, Lane, Piece
 from service.metrics import METHODS, PREFIX, Metrics, ModelState
 from tests.service.bundles import AFFINE, PPCA
@@ -162,6 +162,16 @@ def test_abandoned_rows_are_counted(metrics: Metrics) -> None:
     queue.put(job)
     queue.abandon(job)
     assert value(metrics, "dropped_rows_total", **LANE) == 3
+
+
+def test_failed_run_is_counted_apart_from_those_that_answered(metrics: Metrics) -> None:
+    queue, lane = Queue(observer=metrics), Work()
+    queue.put(Job(lane, 5, ""))
+    batch = queue.take()
+    assert batch
+    queue.finish(batch, run_s=0.0, error=EngineFailed("it failed"))
+    assert value(metrics, "failed_rows_total", **LANE) == batch.rows
+    assert value(metrics, "executions_total", **LANE) == 0
 
 
 def test_queue_is_read_when_somebody_scrapes(metrics: Metrics) -> None:

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from service.api import bodies, context, health, observing
 from service.api.bodies import JSON, in_thread
-from service.api.oip import compression, inference, models, parameters, wire
+from service.api.oip import compression, documentation, inference, models, parameters, wire
+from service.api.oip.documentation import described
 from service.api.oip.inference import Outcome
 from service.api.oip.models import Served
 from service.api.oip.parameters import Parameters
@@ -18,28 +19,28 @@ from service.api.oip.statistics import Statistics
 from service.api.patience import allowed_s, patience
 from service.errors import RequestMalformed
 
-router = APIRouter(prefix="/v2", include_in_schema=False)
+router = APIRouter(prefix="/v2", tags=[documentation.TAG], responses=documentation.errors)
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
 
 
-@router.get("")
-@router.get("/")
+@router.get("", openapi_extra=described())
+@router.get("/", include_in_schema=False)
 async def server() -> Response:
     """Return what this server is and can."""
     about = {"name": "pushforward", "version": version("pushforward"), "extensions": EXTENSIONS}
     return _json(about)
 
 
-@router.get("/health/live")
+@router.get("/health/live", openapi_extra=described())
 async def live() -> Response:
     """Return 200 as long as the event loop turns."""
     return _json({"live": True})
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", openapi_extra=described())
 async def ready(request: Request) -> Response:
     """Return 200 once every model was tried and at least one is served."""
     await health.readyz(request)
@@ -47,14 +48,14 @@ async def ready(request: Request) -> Response:
     return _json({"live": True, "ready": True})
 
 
-@router.get("/models")
+@router.get("/models", openapi_extra=described())
 async def names(request: Request) -> Response:
     """Return the names of what is served, as KServe does."""
     served = models.newest(context.of(request).repository)
     return _json({"models": [each.name for each in served]})
 
 
-@router.get("/models/stats")
+@router.get("/models/stats", openapi_extra=described())
 async def all_statistics(request: Request) -> Response:
     """Return the counts of every model that is loaded."""
     served = models.loaded(context.of(request).repository)
@@ -62,36 +63,36 @@ async def all_statistics(request: Request) -> Response:
     return _json({"model_stats": [counted.of(each).said(each) for each in served]})
 
 
-@router.get("/models/{name}")
-@router.get("/models/{name}/versions/{version}")
+@router.get("/models/{name}", openapi_extra=described("name"))
+@router.get("/models/{name}/versions/{version}", openapi_extra=described("name", "version"))
 async def metadata(request: Request) -> Response:
     """Return the tensors of a model."""
     return _json(models.metadata(await _find(request), context.of(request)))
 
 
-@router.get("/models/{name}/ready")
-@router.get("/models/{name}/versions/{version}/ready")
+@router.get("/models/{name}/ready", openapi_extra=described("name"))
+@router.get("/models/{name}/versions/{version}/ready", openapi_extra=described("name", "version"))
 async def model_ready(request: Request) -> Response:
     """Return 200 if a model is served."""
     return _json({"name": (await _find(request)).name, "ready": True})
 
 
-@router.get("/models/{name}/config")
-@router.get("/models/{name}/versions/{version}/config")
+@router.get("/models/{name}/config", openapi_extra=described("name"))
+@router.get("/models/{name}/versions/{version}/config", openapi_extra=described("name", "version"))
 async def configuration(request: Request) -> Response:
     """Return a model's configuration in Triton's form."""
     return _json(models.configuration(await _find(request), context.of(request).settings))
 
 
-@router.get("/models/{name}/stats")
-@router.get("/models/{name}/versions/{version}/stats")
+@router.get("/models/{name}/stats", openapi_extra=described("name"))
+@router.get("/models/{name}/versions/{version}/stats", openapi_extra=described("name", "version"))
 async def statistics(request: Request) -> Response:
     """Return the counts of a model."""
     served = await _find(request)
     return _json({"model_stats": [_statistics(request).of(served).said(served)]})
 
 
-@router.post("/repository/index")
+@router.post("/repository/index", openapi_extra=described(listing=True, body=True))
 async def index(request: Request) -> Response:
     """Return what became of every model in the folder, or with `ready` of those that serve."""
     here = context.of(request)
@@ -105,8 +106,8 @@ async def index(request: Request) -> Response:
     return _json([each for each in entries if not only_ready or each["state"] == "READY"])
 
 
-@router.post("/repository/models/{name}/load")
-@router.post("/repository/models/{name}/unload")
+@router.post("/repository/models/{name}/load", openapi_extra=described("name"))
+@router.post("/repository/models/{name}/unload", openapi_extra=described("name"))
 async def change_repository(request: Request) -> Response:
     """Refuse: Triton does so too where models are not loaded on request.
 
@@ -119,8 +120,11 @@ async def change_repository(request: Request) -> Response:
     )
 
 
-@router.post("/models/{name}/infer")
-@router.post("/models/{name}/versions/{version}/infer")
+@router.post("/models/{name}/infer", openapi_extra=described("name", tensors=True))
+@router.post(
+    "/models/{name}/versions/{version}/infer",
+    openapi_extra=described("name", "version", tensors=True),
+)
 async def infer(request: Request) -> Response:
     """Return the outputs of a model for given inputs."""
     here = context.of(request)

@@ -25,7 +25,12 @@ def openapi(client: Client) -> dict[str, Any]:
 
 
 def test_every_call_is_described(openapi: dict[str, Any]) -> None:
-    described = {(method, path) for path, item in openapi["paths"].items() for method in item}
+    described = {
+        (method, path)
+        for path, item in openapi["paths"].items()
+        for method in item
+        if not path.startswith("/v2")  # docs/inference-protocol.md is held to those
+    }
     gets = {"/models", "/models/{name}", "/models/{name}/card", "/models/{name}/samples.png",
             "/livez", "/readyz", "/metrics"}  # fmt: skip
     assert described == set(CALLS) | {("get", path) for path in gets}
