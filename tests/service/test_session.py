@@ -119,8 +119,8 @@ def test_there_is_at_least_one_core() -> None:
 @pytest.mark.parametrize("bind", [False, True])
 def test_graph_that_never_ends_is_ended(tmp_path: Path, bind: bool) -> None:
     endless = (
-        "t = Cast<to=9>(on) x = Loop(n, t, z) <body = b (int64 i, bool c, float[batch,2] a) => "
-        "(bool d, float[batch,2] e) { d = Identity(c) e = Neg(a) }>"
+        "t = Cast<to=9>(on) x = Loop(n, t, z) <body = b (int64 i, bool[1] c, float[batch,2] a) => "
+        "(bool[1] d, float[batch,2] e) { d = Identity(c) e = Neg(a) }>"
     )
     constants = {**AFFINE.constants, "n": np.array([2**63 - 1]), "on": np.array([1])}
     looping = replace(AFFINE, nodes={**AFFINE.nodes, "decode": endless}, constants=constants)
