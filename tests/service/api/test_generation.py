@@ -224,7 +224,7 @@ def test_address_without_its_model_is_to_be_revalidated(make_client: MakeClient)
 @pytest.mark.parametrize("accept", ["image/png", "application/json"])
 def test_head_has_the_headers_of_get(client: Client, accept: str) -> None:
     query = {"model": "tiles", "seed": 7, "version": 1, "n": 4}
-    headers = {"Accept": accept}
+    headers = {"Accept": accept, "X-Request-Id": "the-same"}
     head = client.request("HEAD", "/sample", params=query, headers=headers)
     get = client.get("/sample", params=query, headers=headers)
     assert head.status_code == 200
