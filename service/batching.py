@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any
 
 from service.errors import Draining, QueueFull
-from service.lanes import Batch, Job, Lane, Observer, Piece, Silent
+from service.lanes import Batch, Job, Lane, Observer, Piece
 
 MAX_WAITING = 4096
 """Jobs that may wait, whatever they cost: each holds a connection and its memory."""
@@ -56,7 +56,7 @@ class Queue:
     ) -> None:
         self._max_wait_s = max_wait_s
         self._devices = devices
-        self._observer: Observer = observer or Silent()
+        self._observer: Observer = observer or Observer()
         self._clock = clock
         self._changed = threading.Condition()
         self._lanes: deque[Lane[Any]] = deque()
@@ -277,7 +277,7 @@ class Batcher:
         observer: Observer | None = None,
     ) -> None:
         self.devices = devices
-        self.observer: Observer = observer or Silent()
+        self.observer: Observer = observer or Observer()
         self.queue = Queue(max_wait_s=max_wait_s, devices=devices, observer=self.observer)
         self._free = [threading.Lock() for _ in range(devices)]
         self._threads = [

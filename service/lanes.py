@@ -161,8 +161,8 @@ class Batch:
         return sum(piece.rows for piece in self.pieces)
 
 
-class Observer(Protocol):
-    """Who is told what happens, from any thread, and must be quick about it."""
+class Observer:
+    """Who is told what happens, from any thread, and must be quick about it. It does nothing."""
 
     def ran(
         self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
@@ -180,24 +180,3 @@ class Observer(Protocol):
 
     def non_finite(self, lane: Lane[Any], *, rows: int) -> None:
         """Rows came out infinite or NaN."""
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def ran(
-        self, lane: Lane[Any], *, rows: int, bucket: int, run_s: float, waits_s: Sequence[float]
-    ) -> None:
-        """Do nothing."""
-
-    def failed(self, lane: Lane[Any], *, rows: int) -> None:
-        """Do nothing."""
-
-    def refused(self, lane: Lane[Any], *, rows: int, reason: str) -> None:
-        """Do nothing."""
-
-    def dropped(self, lane: Lane[Any], *, rows: int) -> None:
-        """Do nothing."""
-
-    def non_finite(self, lane: Lane[Any], *, rows: int) -> None:
-        """Do nothing."""

@@ -26,6 +26,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from service.lanes import Observer
+
 PREFIX = "pushforward_"
 
 REQUEST_BOUNDS_S = (
@@ -128,7 +130,7 @@ class Models:
             gauge.remove(name, version)
 
 
-class Metrics:
+class Metrics(Observer):
     """The metrics of one app. An observer of its batcher.
 
     Args:

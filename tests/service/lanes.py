@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.errors import EngineFailed
-from service.lanes import Lane, Piece
+from service.lanes import Lane, Observer, Piece
 
 BY_THE_ROW = {rows: 0.001 * rows for rows in (1, 2, 4, 8, 16)}
 ALL_THE_SAME = dict.fromkeys((1, 2, 4, 8, 16), 0.01)
@@ -22,7 +22,7 @@ class Clock:
 
 
 @dataclass
-class Recorder:
+class Recorder(Observer):
     """What an observer heard."""
 
     waits_s: list[float] = field(default_factory=list)
