@@ -37,7 +37,7 @@ class Workload:
     def seconds_factor(self) -> int:
         """Return how much longer than others it runs: a slow answer needs a longer look."""
         rows_under_way = self.rows * self.connections if self.task == "sample" else 0
-        return 5 if rows_under_way > 1024 else 2 if rows_under_way > 256 else 1
+        return 4 if rows_under_way > 1024 else 2 if rows_under_way > 256 else 1
 
 
 def closed_loops(*, pictures: bool) -> list[Workload]:
