@@ -31,7 +31,9 @@ class Parameters(BaseModel):
     model: str | None = Field(
         None, description="Which model. May be left out if one is served or a default is set."
     )
-    version: int | None = Field(None, ge=1, description="Which version: only the served one is.")
+    version: int | None = Field(
+        None, ge=1, description="Which version; the newest where none is named."
+    )
 
 
 class Seeded(Parameters):
