@@ -5,8 +5,8 @@ Python processes that Triton batches for. Nothing of pytriton itself stands betw
 """
 
 import os
+import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import pytriton
@@ -17,8 +17,9 @@ HERE = Path(__file__).parent
 def backends(wheel: Path, folder: Path) -> Path:
     """Return a folder with the Python backend and the stub of this version of Python."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    shutil.rmtree(folder, ignore_errors=True)
     python = folder / "python"
-    python.mkdir()
+    python.mkdir(parents=True)
     stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
     for file in (*(wheel / "backends" / "python").glob("*.*"), stub):
         (python / file.name).symlink_to(file)
@@ -29,7 +30,7 @@ def main(port: int) -> None:
     """Become tritonserver, which serves on the loopback until SIGTERM."""
     wheel = Path(pytriton.__file__).parent / "tritonserver"
     binary = wheel / "bin" / "tritonserver"
-    folder = backends(wheel, Path(tempfile.mkdtemp(prefix="benchmark-triton-")))
+    folder = backends(wheel, Path(sys.prefix) / "backends")
     arguments = {
         "model-repository": HERE / "triton",
         "backend-directory": folder,
