@@ -39,7 +39,7 @@ def draw(results: Mapping[str, Any], records: Sequence[Record], file: Path) -> N
     about = results["machine"]
     figure.suptitle(
         f"One machine, one run, the same graph: {about['cores']} cores of {about['cpu']}\n"
-        f"{about['date']}; rounds: {results['rounds']}; bars: their median; lines: from least to greatest",
+        f"{about['date']}; rounds: {results['rounds']}; bars: median, lines: range",
         fontsize=11,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.985))
