@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 2**20
 """A shipped one has 9,000."""
+MAX_DIGITS = 18
+"""Of a whole number in the manifest: it then has 64 bits."""
 MAX_FILE_BYTES = 2**31 - 1
 """Of one file: no ONNX file without outside weights can be larger."""
 
@@ -235,7 +237,9 @@ def _read_manifest(folder: Path) -> Manifest:
     text = _read_file(path, most=MAX_MANIFEST_BYTES)
     try:
         manifest = Manifest.model_validate_json(text)
-        json.loads(text, object_pairs_hook=_no_duplicates)
+        json.loads(
+            text, object_pairs_hook=_once_each, parse_int=_whole, parse_constant=_no_constant
+        )
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -244,23 +248,31 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{path}: {field + ': ' if field else ''}{first['msg']}{others}.",
             field=field or MANIFEST,
         ) from error
-    except _Duplicate as error:
-        raise BundleInvalid(f"{path}: {error.key} stands there twice.", field=error.key) from error
+    except _NotPlain as error:
+        raise BundleInvalid(f"{path}: {error}.", field=MANIFEST) from error
     return manifest
 
 
-class _Duplicate(Exception):
-    def __init__(self, key: str) -> None:
-        self.key = key
+class _NotPlain(Exception):
+    """JSON that not all readers read alike, or that cannot be told to a client."""
 
 
-def _no_duplicates(pairs: list[tuple[str, object]]) -> None:
-    """Pass if an object has each key once: readers do not agree on which of two is meant."""
+def _once_each(pairs: list[tuple[str, object]]) -> None:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
-            raise _Duplicate(key)
+            raise _NotPlain(f"{key} stands there twice")
         seen.add(key)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise _NotPlain(f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read")
+    return int(digits)
+
+
+def _no_constant(name: str) -> None:
+    raise _NotPlain(f"{name} is no number of JSON")
 
 
 def _read_checked(path: Path, sha256: str) -> bytes:

@@ -18,6 +18,8 @@ MAX_NODES = 50_000
 (measured); shipped flows have 1,300."""
 MAX_ROW_VALUES = 2**28
 """Numbers in one tensor, where a free axis counts once: 1 GiB of float32."""
+MAX_ALL_VALUES = 2**30
+"""Numbers in all tensors of a file together, counted likewise; shipped ones have 2 million."""
 
 RANDOM_OPERATORS = frozenset(
     {
@@ -61,7 +63,7 @@ def check(
         )
     functions = {(function.domain, function.name) for function in model.functions}
     for body in bodies:
-        for tensor in _tensors(body):
+        for tensor in _tensors(body, where=where):
             _check_tensor(tensor, where=where)
         for node in body.node:
             _check_node(node, functions, where=where)
@@ -82,7 +84,7 @@ def _bodies(model: onnx.ModelProto) -> Iterator[Body]:
                 waiting += attribute.graphs
 
 
-def _tensors(body: Body) -> Iterator[onnx.TensorProto]:
+def _tensors(body: Body, *, where: str) -> Iterator[onnx.TensorProto]:
     """Yield every tensor that a graph or a function holds, but those of the graphs within it."""
     sparse: list[onnx.SparseTensorProto] = []
     if isinstance(body, onnx.GraphProto):
@@ -97,7 +99,7 @@ def _tensors(body: Body) -> Iterator[onnx.TensorProto]:
                 sparse.append(attribute.sparse_tensor)
             sparse += attribute.sparse_tensors
     for each in sparse:
-        _check_length(each.dims, where=f"sparse tensor {each.values.name}")
+        _check_length(each.dims, where=f"{where}: sparse weight {each.values.name}")
         yield from (each.values, each.indices)
 
 
@@ -175,11 +177,19 @@ def _check_sizes(data: bytes, *, where: str) -> None:
         raise BundleInvalid(
             f"{where}: its shapes do not fit together ({error}).", field="graphs"
         ) from error
+    total = 0
     for body in _bodies(model):
         if isinstance(body, onnx.GraphProto):
             for value in body.value_info:
                 dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value]
                 _check_length(dims, where=f"{where}: value {value.name}")
+                total += math.prod(dims)
+    if total > MAX_ALL_VALUES:
+        raise BundleInvalid(
+            f"{where}: a row of it takes {total} numbers on the way; at most {MAX_ALL_VALUES} are "
+            "computed.",
+            field="graphs",
+        )
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:

@@ -189,6 +189,14 @@ def claim(dims: list[int]) -> Callable[[onnx.ModelProto], None]:
     return change
 
 
+def thin(model: onnx.ModelProto) -> None:
+    """Add a sparse weight of a terabyte with one number in it."""
+    values = helper.make_tensor("thin", TensorProto.FLOAT, [1], [1.0])
+    indices = helper.make_tensor("indices", TensorProto.INT64, [1], [0])
+    sparse = helper.make_sparse_tensor(values, indices, [10**12])
+    model.graph.sparse_initializer.append(sparse)
+
+
 def move_outside(model: onnx.ModelProto) -> None:
     weight = model.graph.initializer[0]
     weight.ClearField("float_data")

@@ -52,6 +52,14 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "not JSON": (text(lambda said: said[:-5]), "manifest.json: Invalid JSON"),
     "nested": (text(lambda said: '{"title":' + "[" * 100_000), "manifest.json: Invalid JSON"),
     "duplicate key": (text(lambda said: '{"version": 1,' + said[1:]), "version stands there twice"),
+    "huge number": (
+        text(lambda said: said.replace('"seed": 0', '"seed": ' + "9" * 400)),
+        "manifest.json: a number has 400 digits",
+    ),
+    "NaN in the recipe": (
+        manifest(lambda m: m["provenance"].update(recipe={"rate": np.nan})),
+        "manifest.json: NaN is no number of JSON",
+    ),
     "unknown field": (manifest(lambda m: m.update(more=1)), "manifest.json: more: Extra inputs"),
     "schema": (manifest(lambda m: m.update(schema_version=2)), "schema_version: "),
     "name": (manifest(lambda m: m.update(name="other")), "the folder must be other/2"),
@@ -147,6 +155,15 @@ CASES: dict[str, tuple[Spoil, str]] = {
         ),
         "decode.onnx: value a: its shape is (1000000, 1000000)",
     ),
+    "many large constants": (
+        graph(
+            "<int64[1] s = {200000000}> { "
+            + " ".join(f"a{i} = ConstantOfShape(s)" for i in range(6))
+            + " b = Sum(a0, a1, a2, a3, a4, a5) m = ReduceSum<keepdims=0>(b) x = Add(z, m) }"
+        ),
+        "decode.onnx: a row of it takes 1400000001 numbers on the way",
+    ),
+    "huge sparse weight": (forged(hostile.thin), "sparse weight thin: its shape is (1000000000000"),
     "too many nodes": (forged(hostile.many), "decode.onnx: it has 60001 nodes; at most 50000"),
     "endless loop": (
         graph(
