@@ -157,7 +157,7 @@ class Engine:
         max_batch_rows: Most rows of one run.
         max_batch_s: A bucket that takes longer is left out, but for the smallest. It bounds how
             long anybody waits for a run of somebody else.
-        max_load_s: How long its golden vectors and its warm-up may run in all.
+        limit: Ends the golden vectors and the warm-up when they take too long.
 
     Raises:
         BundleInvalid: A graph cannot be loaded, does not repeat its golden vectors, fails, or
@@ -172,7 +172,7 @@ class Engine:
         batcher: Batcher,
         max_batch_rows: int = 512,
         max_batch_s: float = 0.025,
-        max_load_s: float = 60.0,
+        limit: Limit | None = None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.identity = bundle.identity
@@ -188,13 +188,13 @@ class Engine:
             for file, role in files.items()
         }
         self.sessions = {role: loaded[g.file] for role, g in self.manifest.graphs.items()}
-        with Limit(max_load_s) as limit:
+        with limit or Limit() as limit:
             try:
                 self._prove(bundle, limit)
             except EngineFailed as error:
                 raise BundleInvalid(
                     f"{bundle.folder}: its golden vectors and its warm-up did not end within "
-                    f"{max_load_s:g} s. It loops, or is too slow to be served."
+                    f"{limit.seconds:g} s. It loops, or is too slow to be served."
                     if limit.is_over
                     else error.detail,
                     field="graphs",

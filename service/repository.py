@@ -9,15 +9,16 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from service import bundle
 from service.batching import Batcher
 from service.engine import Engine
 from service.errors import Draining, ModelNotFound, NotReady, RequestMalformed, ServiceError
-from service.session import Device, cores
+from service.session import Device, Limit, cores
 from service.shelf import Key, Model, Observer, Shelf, Silent
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Repository:
         self._sees = True
         self._shelf = Shelf(self._lying() or {}, old_versions=old_versions, observer=self._observer)
         self._under_way: dict[Key, Future[Engine | None]] = {}
+        self._limits: set[Limit] = set()
         self._beginning = threading.Lock()
         # While one captures a CUDA graph, none may make room on the device for another model.
         self._alone: AbstractContextManager[object] = (
@@ -87,8 +89,11 @@ class Repository:
         self._watcher.start()
 
     def close(self) -> None:
-        """Load nothing more, and end the threads. Blocks until what is being loaded is done."""
+        """Load nothing more, and end the threads. What is being loaded is given up."""
         self._stopped.set()
+        with self._beginning:
+            for limit in self._limits:
+                limit.end()
         if self._watcher.is_alive():
             self._watcher.join()
         self._on_demand.shutdown()
@@ -306,6 +311,8 @@ class Repository:
         try:
             engine, is_new = self._engine_of(key)
         except ServiceError as error:
+            if self._stopped.is_set():  # it was given up
+                return self._end(key, future, None)
             log.error("refused %s version %d: %s", name, version, error.detail)
             self._shelf.refuse(key, stamp, error.detail)
         except Exception as error:  # one unreadable bundle must not take the others with it
@@ -331,16 +338,30 @@ class Repository:
         loaded = self.models[name].engines.get(version) if name in self.models else None
         if loaded and loaded.identity == read.identity:  # its files were merely touched
             return loaded, False
-        with self._alone:
+        limit = Limit(self._max_load_s)
+        with self._alone, self._ending(limit):
             engine = Engine(
                 read,
                 self.device,
                 batcher=self.batcher,
                 max_batch_rows=self._max_batch_rows,
                 max_batch_s=self._max_batch_s,
-                max_load_s=self._max_load_s,
+                limit=limit,
             )
         return engine, True
+
+    @contextmanager
+    def _ending(self, limit: Limit) -> Iterator[None]:
+        """End what is loaded inside when the repository is closed."""
+        with self._beginning:
+            self._limits.add(limit)
+        if self._stopped.is_set():
+            limit.end()
+        try:
+            yield
+        finally:
+            with self._beginning:
+                self._limits.discard(limit)
 
     def _place(self, key: Key) -> Path:
         name, version = key

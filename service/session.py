@@ -155,7 +155,7 @@ class Limit:
         self.seconds = seconds
         self.is_over = False
         self._options: list[onnxruntime.RunOptions] = []
-        self._timer = threading.Timer(seconds, self._end)
+        self._timer = threading.Timer(seconds, self.end)
         self._timer.daemon = True
 
     def watch(self, options: onnxruntime.RunOptions) -> onnxruntime.RunOptions:
@@ -173,7 +173,8 @@ class Limit:
         self._timer.cancel()
         self._options.clear()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End what runs now, before the time is up."""
         self.is_over = True
         for options in self._options:
             options.terminate = True

@@ -20,7 +20,7 @@ from service.batching import Batcher
 from service.engine import Engine
 from service.errors import BundleInvalid
 from service.repository import Repository
-from service.session import Device
+from service.session import Device, Limit
 from tests.service import hostile
 from tests.service.bundles import step
 from tests.service.hostile import Spoil, file, forged, golden, graph, manifest, text
@@ -192,7 +192,8 @@ def models(tmp_path: Path) -> Path:
 
 def load(folder: Path, batcher: Batcher) -> Engine:
     read = bundle.read(folder)
-    return Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=8, max_load_s=LOAD_S)
+    limit = Limit(LOAD_S)
+    return Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=8, limit=limit)
 
 
 def forget_peak() -> int:
@@ -246,6 +247,18 @@ def test_version_that_served_goes_on_serving(case: str, models: Path, batcher: B
         assert (model.engine, list(model.problems)) == (served, [2])
         assert CASES[case][1] in model.problems[2]
         assert decode(served) == 1
+
+
+def test_shutdown_does_not_wait_for_a_graph_that_never_ends(models: Path, batcher: Batcher) -> None:
+    CASES["endless loop"][0](models / "steps" / "2")
+    repository = Repository(models, Device("cpu"), batcher=batcher, max_load_s=600)
+    repository.start()
+    while not repository._limits:  # until it has begun
+        time.sleep(0.01)
+    began = time.monotonic()
+    repository.close()
+    assert time.monotonic() - began < ALLOWED_S
+    assert repository.find("steps").problems == {}
 
 
 def test_there_are_more_than_twenty_kinds() -> None:
