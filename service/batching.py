@@ -2,8 +2,8 @@
 
 Whoever is free takes a batch of the lane whose turn it is, of as many rows as make the device do
 the most rows a second by what its runs were measured to take. Nobody waits for company, and
-nobody waits for a giant: a job that fits a batch goes first, jobs that do not share what is
-left, a quarter at least, in turn.
+nobody waits for a giant: a job that is soon done goes first, larger ones share what is left, a
+quarter at least, in turn.
 
 No ONNX, no HTTP, and no clock but the one that is given. `Queue` decides, and is driven by hand
 in its tests; `Batcher` adds the threads and the way back to asyncio.
@@ -27,11 +27,11 @@ MAX_WAITING = 4096
 SMOOTHING = 0.2
 """Weight of the newest run in the moving average of what a bucket costs."""
 BULK_SHARE = 4
-"""One row in so many is kept for jobs that are larger than a batch, if any wait."""
+"""One row in so many is kept for the large jobs, if any wait."""
 WORTH_DIVIDING_S = 1e-3
 """A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
 BULK_SHARE = 4
-"""One row in so many is kept for jobs that are larger than a batch, if any wait."""
+"""One row in so many is kept for the large jobs, if any wait."""
 WORTH_DIVIDING_S = 1e-3
 """A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
 
@@ -207,7 +207,7 @@ class Queue:
         return Batch(lane, tuple(pieces), self._clock())
 
     def _slice(self, lane: Lane[Any], room: int) -> list[Piece[Any]]:
-        """Take rows: jobs that fit a batch in the order they came, then the others in turn."""
+        """Take rows: jobs that go first in the order they came, then the others in turn."""
         pieces: list[Piece[Any]] = []
         kept = 0
         if lane.bulk and lane.prompt:

@@ -19,8 +19,14 @@ SMOOTHING = 0.2
 """Weight of the newest run in the moving average of what a bucket costs."""
 BULK_SHARE = 4
 """One row in so many is kept for jobs that are larger than a batch, if any wait."""
+PROMPT_S = 0.1
+"""Work that is done as soon as this goes before larger work, in the order it comes: of equals that
+take turns, all are late. A guess at what nobody minds waiting for."""
 WORTH_DIVIDING_S = 1e-3
 """A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
+PROMPT_S = 0.1
+"""Work that is done as soon as this goes before larger work, in the order it comes: of equals that
+take turns, all are late. A guess at what nobody minds waiting for."""
 WORTH_DIVIDING_S = 1e-3
 """A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
 
@@ -109,6 +115,8 @@ class Job(Generic[Content]):
     rows: int
     content: Content
     begun: bool = False
+    is_prompt: bool = field(init=False)
+    """Whether it goes first: it is soon done, and no part of something larger."""
     taken: int = field(default=0, init=False)
     returned: int = field(default=0, init=False)
     error: Exception | None = field(default=None, init=False)
@@ -116,15 +124,14 @@ class Job(Generic[Content]):
     since: float = field(default=0.0, init=False)
     over: "asyncio.Future[None] | None" = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        fits = self.rows <= self.lane.most or self.rows * self.lane.row_s <= PROMPT_S
+        self.is_prompt = fits and not self.begun
+
     @property
     def left(self) -> int:
         """Rows that no batch has taken yet."""
         return self.rows - self.taken
-
-    @property
-    def is_prompt(self) -> bool:
-        """Whether it goes first: it fits a batch, and it is no part of something larger."""
-        return self.rows <= self.lane.most and not self.begun
 
 
 @dataclass(frozen=True)

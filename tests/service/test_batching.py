@@ -95,6 +95,12 @@ def test_what_is_kept_for_the_large_adds_up_where_a_batch_has_a_single_row() -> 
     assert sum(turns) == 40 // BULK_SHARE
 
 
+def test_jobs_that_are_soon_done_are_done_one_after_the_other() -> None:
+    queue, lane = Queue(), Graph(ALL_THE_SAME)
+    put(queue, lane, a=64, b=64)
+    assert [taken(queue.take()) for _ in range(4)] == [{"a": 16}] * 4
+
+
 def test_large_jobs_take_turns() -> None:
     queue, lane = Queue(), Graph(ALL_THE_SAME)
     put(queue, lane, a=1000, b=1000, c=1000)
@@ -205,7 +211,7 @@ def test_giant_in_the_queue_does_not_shut_out_the_small() -> None:
 
 def test_what_has_begun_is_not_refused_and_does_not_go_first() -> None:
     queue, lane = Queue(max_wait_s=0.001), Graph(ALL_THE_SAME)
-    put(queue, lane, large=100)
+    put(queue, lane, large=1000)
     queue.put(Job(lane, 4, "window", begun=True))
     put_now = Job(lane, 1, "image")
     lane.seconds.update(dict.fromkeys(lane.buckets, 1e-6))
