@@ -9,142 +9,25 @@ rows as well.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.batching import Batcher
 from service.bundle import Bundle
 from service.errors import BundleInvalid, EngineFailed, NotANumber
-from service.feeds import Given, Source, fill, in_rows
-from service.lanes import Job, Lane, Observer, Piece
-from service.manifest import Graph, Manifest, Role, TensorSpec
+from service.feeds import Given, Source, in_rows
+from service.lanes import Job
+from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role
+from service.runs import Feeds, GraphLane, Rows, shape_of
 from service.session import Device, Limit, Session, replay
 from service.tensors import Array
 
-WIDTHS = (4, 16)
-"""Draws of one row. Sums over a multiple of 4 come out the same at any position; a row of 16
-spends little on what its draws have in common, such as the encoder's pass."""
 ONCE_S = 5e-3
 """A run that takes longer is timed once while warming up; a shorter one is timed again, because
 the first use of a shape is slower."""
 GAIN = 1.05
 """On a CPU, a bucket of more than ONCE_S that does not make so many times as many rows a second
 as the one before is the last. Larger ones would hold up others for nothing, and each start."""
-
-
-@dataclass
-class Rows:
-    """What a lane needs to know of a job.
-
-    Args:
-        feeds: Where the rows of each input come from.
-        outputs: Which outputs its caller wants.
-    """
-
-    feeds: Mapping[str, Source]
-    outputs: Sequence[str]
-    results: dict[str, Array] = field(default_factory=dict, init=False)
-    broken: tuple[str, int] | None = field(default=None, init=False)
-    """Output and row of an answer that is no number."""
-
-
-Feeds = Mapping[str, Array | Source]
-
-
-class GraphLane(Lane[Rows]):
-    """One graph of a bundle at one width of draws, on every device that serves.
-
-    Args:
-        model: Name of the model.
-        role: Which of its graphs.
-        sessions: One for each device.
-        width: Draws in a row; None for a graph without such an axis.
-        seconds: By bucket, what a run takes.
-        observer: Hears of answers that are not finite.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        role: Role,
-        *,
-        graph: Graph,
-        sessions: Sequence[Session],
-        width: int | None,
-        seconds: dict[int, float],
-        observer: Observer,
-    ) -> None:
-        super().__init__((model, role), seconds)
-        self._graph = graph
-        self._width = width
-        self.sessions = sessions
-        self.observer = observer
-
-    def prepare(self, pieces: Sequence[Piece[Rows]], bucket: int) -> "GraphRun":
-        """Return a run: its inputs are filled, its outputs are those that anybody wants."""
-        feeds: dict[str, Array] = {}
-        for spec in self._graph.inputs:
-            feeds[spec.name] = np.empty(shape_of(spec, bucket, self._width), dtype=spec.dtype)
-            parts = [(p.job.content.feeds[spec.name], p.first, p.stop) for p in pieces]
-            fill(feeds[spec.name], parts)
-        wanted = {name for piece in pieces for name in piece.job.content.outputs}
-        outputs = [spec.name for spec in self._graph.outputs if spec.name in wanted]
-        return GraphRun(self, pieces, feeds, outputs)
-
-
-@dataclass
-class GraphRun:
-    """One run of a graph.
-
-    Args:
-        lane: Of which graph.
-        pieces: Whose rows.
-        feeds: The inputs, padded to a bucket.
-        outputs: Which of its outputs.
-    """
-
-    lane: GraphLane
-    pieces: Sequence[Piece[Rows]]
-    feeds: Mapping[str, Array]
-    outputs: Sequence[str]
-    answer: dict[str, Array] = field(default_factory=dict, init=False)
-
-    def execute(self, device: int) -> None:
-        """Run the session of a device."""
-        self.answer = self.lane.sessions[device].run(self.feeds, self.outputs)
-
-    def deliver(self) -> None:
-        """Copy each job's rows to their places, and look for what is no number."""
-        for name, array in self.answer.items():
-            finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
-            at = 0
-            for piece in self.pieces:
-                rows = array[at : at + piece.rows]
-                at += piece.rows
-                if name in piece.job.content.outputs:
-                    if not finite:
-                        self._report(piece, name, rows)
-                    _put(piece, name, rows)
-
-    def _report(self, piece: Piece[Rows], name: str, rows: Array) -> None:
-        flat = rows.reshape(len(rows), -1)
-        if odd := int((~np.isfinite(flat)).any(axis=1).sum()):
-            self.lane.observer.non_finite(self.lane, rows=odd)
-        broken = np.isnan(flat).any(axis=1)
-        if broken.any():
-            piece.job.content.broken = (name, piece.first + int(broken.argmax()))
-
-
-def _put(piece: Piece[Rows], name: str, rows: Array) -> None:
-    """Give a job some rows of an output."""
-    job = piece.job
-    if piece.rows == job.rows:
-        job.content.results[name] = rows
-        return
-    # Of two workers that come here first, one wins.
-    whole = np.empty((job.rows, *rows.shape[1:]), dtype=rows.dtype)
-    job.content.results.setdefault(name, whole)[piece.first : piece.stop] = rows
 
 
 class Engine:
@@ -214,7 +97,7 @@ class Engine:
         self.lanes = {
             (role, width): self._lane(role, graph, width, limit)
             for role, graph in self.manifest.graphs.items()
-            for width in (WIDTHS if has_draws(graph) else (None,))
+            for width in (DRAW_WIDTHS if has_draws(graph) else (None,))
         }
 
     async def run(
@@ -264,7 +147,7 @@ class Engine:
         begun: bool,
     ) -> dict[str, Array]:
         """Return the outputs of a graph with draws, each event's draws cut into rows."""
-        noise, draws, width = in_rows(sources["noise"], WIDTHS)
+        noise, draws, width = in_rows(sources["noise"], DRAW_WIDTHS)
         per_event = -(-draws // width)
         repeated = {
             name: Given(source.array, per_event) if isinstance(source, Given) else source
@@ -369,12 +252,6 @@ def _check(feeds: Feeds, graph: Graph, *, where: str) -> None:
 def has_draws(graph: Graph) -> bool:
     """Return whether a graph has an axis for Monte-Carlo draws."""
     return any("draws" in spec.shape for spec in graph.inputs)
-
-
-def shape_of(spec: TensorSpec, rows: int, width: int | None) -> list[int]:
-    """Return the shape of a tensor in a run of so many rows, of so many draws each."""
-    axes = {"batch": rows, "draws": width or 1}
-    return [axis if isinstance(axis, int) else axes[axis] for axis in spec.shape]
 
 
 def _time(session: Session, graph: Graph, bucket: int, width: int | None, limit: Limit) -> float:

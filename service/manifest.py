@@ -44,6 +44,12 @@ Shape = Annotated[
 ]
 
 
+DRAW_WIDTHS = (4, 16)
+"""Draws that a graph is run with, where it has an axis for them: more are cut into rows of these.
+Sums over a multiple of 4 come out the same at any position; a row of 16 spends little on what its
+draws have in common, such as the encoder's pass."""
+
+
 class Frozen(BaseModel):
     """Immutable, and strict about names: an unknown field is an error, not a silent extra."""
 

@@ -12,12 +12,13 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from service.engine import WIDTHS, Engine, Feeds
+from service.engine import Engine
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid, NotANumber
 from service.estimates import LogMean, Moments
 from service.feeds import Draws, Given, Source
-from service.manifest import Manifest, Role
+from service.manifest import DRAW_WIDTHS, Manifest, Role
 from service.noise import Stream
+from service.runs import Feeds
 from service.tensors import Array
 from service.windows import one_ahead
 
@@ -273,7 +274,7 @@ def _windows(
     call: Callable[[int, int], Awaitable[Found]], rows: int, draws: int
 ) -> Iterable[Callable[[], Awaitable[Found]]]:
     """Yield calls that together take all draws, each for as many as may be held at once."""
-    width = WIDTHS[-1]
+    width = DRAW_WIDTHS[-1]
     window = max(width, WINDOW_DRAWS // rows // width * width)
     for first in range(0, draws, window):
         yield partial(call, first, min(window, draws - first))

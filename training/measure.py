@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from service.bundle import Bundle
-from service.manifest import Graph, Manifest, Role
+from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role
 from service.session import Device, Session, replay
 from service.tensors import Array
 
 ROWS = 64
 """Rows of the largest batch: what the service runs at once unless it is told otherwise."""
-DRAWS = (4, 16)
-"""The numbers of draws that the service pads to, `WIDTHS` in its engine."""
 
 
 def measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -57,7 +55,7 @@ def rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
 def _batches(
     session: Session, golden: Mapping[str, Array], rng: np.random.Generator
 ) -> Iterator[dict[str, Array]]:
-    """Yield a batch of `ROWS`, or of a graph with an axis of draws one for each of `DRAWS`."""
+    """Yield a batch of `ROWS`, of a graph with draws one for each of `DRAW_WIDTHS`."""
     inputs = session.graph.inputs
     feeds = {
         spec.name: np.resize(
@@ -67,7 +65,7 @@ def _batches(
         for spec in inputs
     }
     drawn = [spec for spec in inputs if "draws" in spec.shape]
-    for draws in DRAWS if drawn else (1,):
+    for draws in DRAW_WIDTHS if drawn else (1,):
         lengths = {"batch": ROWS, "draws": draws}
         yield feeds | {
             spec.name: rng.standard_normal(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from service import bundle
 from service import engine as module
 from service.batching import Batcher
-from service.engine import WIDTHS, Engine
+from service.engine import Engine
 from service.errors import BundleInvalid, EngineFailed
-from service.manifest import Graph
+from service.manifest import DRAW_WIDTHS, Graph
 from service.session import Device, Session
 from tests.service.bundles import AFFINE, MIX, PPCA, SHIFT, TILES, Tiny
 
@@ -102,7 +102,7 @@ def test_runtime_only_ever_sees_the_buckets(
         for draws in (1, 5, 17, 64):
             asyncio.run(engine.run("elbo", {"x": x, "noise": np.zeros((rows, draws, 2), "f4")}))
     assert {shape[0] for shape in shapes} == {8, 16}
-    assert {shape[1] for shape in shapes if len(shape) == 2} == set(WIDTHS)
+    assert {shape[1] for shape in shapes if len(shape) == 2} == set(DRAW_WIDTHS)
 
 
 def test_buckets_are_powers_of_two_up_to_a_whole_batch(affine: Engine) -> None:
