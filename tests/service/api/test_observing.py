@@ -41,9 +41,6 @@ def logged(make_client: MakeClient) -> Client:
     return make_client(access_log="json")
 
 
-# --- ids ---
-
-
 @pytest.mark.parametrize(
     "path", ["/sample?model=affine", "/models", "/nothing", "/v2/nothing", "/livez", "/web/api.js"]
 )
