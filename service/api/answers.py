@@ -1,7 +1,7 @@
 """Answers: which format the client wants, and the arrays written in it."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service import tensors
 from service.api.bodies import JSON, NPY, in_thread
+from service.api.streams import Stream
 from service.errors import NotAcceptable
 from service.manifest import Manifest
 from service.tensors import Array
@@ -22,6 +23,8 @@ NDJSON = "application/x-ndjson"
 GRID_COLUMNS = 8
 PIECE_VALUES = 2**14
 """Numbers of an array that are written as JSON at once: about a millisecond."""
+SLICE_BYTES = 2**18
+"""Most bytes that are handed to the socket at once: it copies them while the event loop waits."""
 
 
 @dataclass(frozen=True)
@@ -108,36 +111,60 @@ async def write(result: Result, media_type: str, *, columns: int | None = None) 
     """
     size = sum(_size(value) for value in result.fields.values())
     if media_type == PNG:
-        body = await in_thread(size, png, result.fields[result.primary], columns=columns)
+        body = [await in_thread(size, png, result.fields[result.primary], columns=columns)]
     elif media_type == NPY:
-        body = await in_thread(size, tensors.to_npy, result.fields[result.primary])
+        body = [await in_thread(size, tensors.to_npy, result.fields[result.primary])]
     else:
-        body = await in_thread(size, json, result.fields)
-    return Response(body, headers={"Vary": "Accept", **result.headers}, media_type=media_type)
+        body = await in_thread(size, list, json(result.fields))
+    headers = {"Vary": "Accept", **result.headers}
+    length = sum(map(len, body))
+    if length <= SLICE_BYTES:
+        return Response(b"".join(body), headers=headers, media_type=media_type)
+    headers["Content-Length"] = str(length)
+    return Stream(_slices(body), headers=headers, media_type=media_type)
 
 
-def json(fields: Mapping[str, Any]) -> bytes:
-    """Return a JSON object whose values may be arrays, or objects of arrays."""
-    parts = [b"%s:%s" % (orjson.dumps(key), _json(value)) for key, value in fields.items()]
-    return b"{%s}\n" % b",".join(parts)
+async def _slices(body: Sequence[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield a body that was not joined, because that would take as long as it is."""
+    for piece in body:
+        for first in range(0, len(piece), SLICE_BYTES):
+            yield piece[first : first + SLICE_BYTES]
 
 
-def _json(value: object) -> bytes:
-    """Return one value. An array of many numbers is written in pieces.
+def json(fields: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield a JSON object, whose values may be arrays or objects of arrays, in pieces."""
+    yield from _json(fields)
+    yield b"\n"
+
+
+def _json(value: object) -> Iterator[bytes]:
+    """Yield one value. An array of many numbers is written piece by piece.
 
     orjson keeps the interpreter to itself while it writes, and the event loop with it.
     """
-    if isinstance(value, dict):
-        return json(value)[:-1]
-    if not isinstance(value, np.ndarray):
-        return orjson.dumps(value)
-    if value.size <= PIECE_VALUES or value.ndim == 0:
-        return orjson.dumps(tensors.to_json(value), option=orjson.OPT_SERIALIZE_NUMPY)
-    if len(value) == 1:
-        return b"[%s]" % _json(value[0])
-    rows = max(1, PIECE_VALUES * len(value) // value.size)
-    pieces = [_json(value[first : first + rows])[1:-1] for first in range(0, len(value), rows)]
-    return b"[%s]" % b",".join(pieces)
+    if isinstance(value, Mapping):
+        for count, (key, each) in enumerate(value.items()):
+            yield b"%s%s:" % (b"," if count else b"{", orjson.dumps(key))
+            yield from _json(each)
+        yield b"}" if value else b"{}"
+    elif not isinstance(value, np.ndarray):
+        yield orjson.dumps(value)
+    elif value.size <= PIECE_VALUES or value.ndim == 0:
+        yield orjson.dumps(tensors.to_json(value), option=orjson.OPT_SERIALIZE_NUMPY)
+    elif len(value) == 1:
+        yield b"["
+        yield from _json(value[0])
+        yield b"]"
+    else:
+        rows = max(1, PIECE_VALUES * len(value) // value.size)
+        for first in range(0, len(value), rows):
+            part = value[first : first + rows]
+            yield b"," if first else b"["
+            if part.size <= PIECE_VALUES:
+                yield orjson.dumps(tensors.to_json(part), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+            else:  # a single row of many numbers
+                yield from _json(part[0])
+        yield b"]"
 
 
 def or_null(array: Array) -> list[float | None]:

@@ -8,14 +8,20 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from PIL import Image
 from starlette.requests import Request
 
+from service import tensors
+from service.api import answers
 from service.api.answers import json, negotiate, or_null, png
 from service.errors import NotAcceptable
-from tests.service.bundles import AFFINE, TILES
+from tests.service.bundles import AFFINE, SHIFT, TILES
+from tests.service.conftest import Client
 
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
 
 IMAGES = TILES.manifest(TILES.files())
 VECTORS = AFFINE.manifest(AFFINE.files())
@@ -80,7 +86,7 @@ def test_json_spells_what_json_has_not() -> None:
         "deep": {"odd": np.array([np.inf])},
         "none": None,
     }
-    assert orjson.loads(json(fields)) == {
+    assert orjson.loads(b"".join(json(fields))) == {
         "plain": [0.1, 2.0],
         "odd": [["Infinity", "-Infinity"], ["NaN", 1.0]],
         "deep": {"odd": ["Infinity"]},
@@ -108,3 +114,22 @@ def test_grid_is_as_wide_as_asked_and_no_wider_than_n(
 ) -> None:
     pixels = np.zeros((n, 1, 1, 1), dtype=np.uint8)
     assert Image.open(io.BytesIO(png(pixels, columns=columns))).size == size
+
+
+@given(array=npst.arrays(np.float64, npst.array_shapes(max_dims=4, max_side=7), elements=finite))
+def test_json_in_pieces_is_that_of_the_whole(array: np.ndarray) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "PIECE_VALUES", 8)
+        pieces = list(json({"model": "m", "x": array, "posterior": {"mean": array, "n": 1}}))
+    expected = {"model": "m", "x": array.tolist(), "posterior": {"mean": array.tolist(), "n": 1}}
+    assert orjson.loads(b"".join(pieces)) == expected
+    assert max(map(len, pieces)) < 8 * 30
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-npy"])
+def test_large_answer_is_sent_in_slices_and_says_its_length(client: Client, accept: str) -> None:
+    body = {"model": "affine", "z": np.zeros((60_000, 2)).tolist()}
+    answer = client.post("/decode", json=body, headers={"Accept": accept})
+    assert int(answer.headers["content-length"]) == len(answer.content) > answers.SLICE_BYTES
+    x = tensors.from_npy(answer.content, field="x") if "npy" in accept else answer.json()["x"]
+    np.testing.assert_allclose(x, np.broadcast_to(SHIFT, (60_000, 2)), rtol=1e-6)
