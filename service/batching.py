@@ -11,6 +11,7 @@ in its tests; `Batcher` adds the threads and the way back to asyncio.
 
 import asyncio
 import contextlib
+import logging
 import math
 import threading
 import time
@@ -21,6 +22,8 @@ from typing import Any
 
 from service.errors import Draining, QueueFull
 from service.lanes import Batch, Job, Lane, Observer, Piece
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING = 4096
 """Jobs that may wait, whatever they cost: each holds a connection and its memory."""
@@ -126,11 +129,12 @@ class Queue:
                     ended.append(job)
         gone = sum(piece.rows for piece in batch.pieces if piece.job.abandoned)
         if gone:
-            self._observer.dropped(lane, rows=gone)
+            self._tell(self._observer.dropped, lane, rows=gone)
         if error:
-            self._observer.failed(lane, rows=batch.rows)
+            self._tell(self._observer.failed, lane, rows=batch.rows)
             return ended
-        self._observer.ran(
+        self._tell(
+            self._observer.ran,
             lane,
             rows=batch.rows,
             bucket=lane.bucket(batch.rows),
@@ -148,7 +152,7 @@ class Queue:
             left = job.left
             self._forget(job)
         if left:
-            self._observer.dropped(job.lane, rows=left)
+            self._tell(self._observer.dropped, job.lane, rows=left)
 
     def close(self) -> None:
         """Take no more jobs. Those that wait are still served."""
@@ -175,6 +179,13 @@ class Queue:
     def _backlog_s(self) -> float:
         return sum(lane.waiting_rows * lane.row_s for lane in self._lanes) / self._devices
 
+    def _tell(self, tell: Callable[..., None], lane: Lane[Any], **said: object) -> None:
+        """Tell the observer. Callers wait for their rows, whatever becomes of that."""
+        try:
+            tell(lane, **said)
+        except Exception:
+            log.exception("the batcher's observer failed")
+
     def _admit(self, job: Job[Any]) -> None:
         """Pass if the job would end in time. A single one, however large, is never refused.
 
@@ -190,7 +201,7 @@ class Queue:
             reason = "too_long" if (ahead + own) / self._devices > self._max_wait_s else ""
         if not reason:
             return
-        self._observer.refused(job.lane, rows=job.rows, reason=reason)
+        self._tell(self._observer.refused, job.lane, rows=job.rows, reason=reason)
         raise QueueFull(
             f"The queue is full: {self._jobs} requests wait, and serving them takes about "
             f"{backlog:.1f} s. Ask again then, or for fewer rows.",

@@ -23,3 +23,5 @@ async def one_ahead(
     finally:
         for future in running:
             future.cancel()
+        # Nobody asks any more what became of them, nor should asyncio complain about it.
+        await asyncio.gather(*running, return_exceptions=True)

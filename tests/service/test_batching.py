@@ -176,6 +176,19 @@ def test_failed_run_fails_its_own_jobs_and_drops_what_they_had_waiting() -> None
     assert queue.waiting == len(rest)
 
 
+def test_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(Recorder):
+        def ran(self, *args: object, **said: object) -> None:
+            raise RuntimeError("no room for a metric")
+
+    queue, lane = Queue(observer=Failing()), Graph()
+    job = put(queue, lane, a=2)["a"]
+    batch = queue.take()
+    assert batch
+    assert queue.finish(batch, run_s=0.01) == [job]
+    assert "no room for a metric" in caplog.text
+
+
 def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     recorder = Recorder()
     queue, lane = Queue(max_wait_s=1.0, observer=recorder), Graph()
