@@ -25,7 +25,7 @@ from service.settings import PREFIX, Settings, misspelt
 SWITCH_S = 1e-3
 """How long a thread keeps the interpreter when another one wants it. Python's own 5 ms is long
 beside the milliseconds in which a small request is answered."""
-CLOSING_S = 2
+CLOSING_S = 5
 """What a stream has, after the time to drain, to send what it was at."""
 
 

@@ -27,16 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 4096
 """Jobs that may wait, whatever they cost: each holds a connection and its memory."""
-SMOOTHING = 0.2
-"""Weight of the newest run in the moving average of what a bucket costs."""
 BULK_SHARE = 4
 """One row in so many is kept for the large jobs, if any wait."""
-WORTH_DIVIDING_S = 1e-3
-"""A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
-BULK_SHARE = 4
-"""One row in so many is kept for the large jobs, if any wait."""
-WORTH_DIVIDING_S = 1e-3
-"""A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
 
 
 class Queue:

@@ -22,6 +22,8 @@ from service.runs import Feeds, GraphLane, Rows, shape_of
 from service.session import Device, Limit, Session, replay
 from service.tensors import Array
 
+LEAST_S = 1e-6
+"""What a run takes at least, whatever a coarse clock says: costs are divided by."""
 ONCE_S = 5e-3
 """A run that takes longer is timed once while warming up; a shorter one is timed again, because
 the first use of a shape is slower."""
@@ -203,7 +205,7 @@ class Engine:
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, graph, bucket, width, limit)
             no_gain = bool(seconds) and GAIN * took / bucket > seconds[last] / last
-            seconds[bucket] = took
+            seconds[bucket] = max(took, LEAST_S)
             if took > self._max_s or (self._is_cpu and took > ONCE_S and no_gain):
                 break
         return GraphLane(

@@ -17,13 +17,6 @@ Content = TypeVar("Content")
 
 SMOOTHING = 0.2
 """Weight of the newest run in the moving average of what a bucket costs."""
-BULK_SHARE = 4
-"""One row in so many is kept for jobs that are larger than a batch, if any wait."""
-PROMPT_S = 0.1
-"""Work that is done as soon as this goes before larger work, in the order it comes: of equals that
-take turns, all are late. A guess at what nobody minds waiting for."""
-WORTH_DIVIDING_S = 1e-3
-"""A run shorter than this stays whole: waking another worker takes a tenth of it (a guess)."""
 PROMPT_S = 0.1
 """Work that is done as soon as this goes before larger work, in the order it comes: of equals that
 take turns, all are late. A guess at what nobody minds waiting for."""

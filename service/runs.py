@@ -112,7 +112,10 @@ class GraphRun:
             self.lane.observer.non_finite(self.lane, rows=odd)
         broken = np.isnan(flat).any(axis=1)
         if broken.any():
-            piece.job.content.broken = (name, piece.first + int(broken.argmax()))
+            row = piece.first + int(broken.argmax())
+            known = piece.job.content.broken
+            if known is None or row < known[1]:
+                piece.job.content.broken = (name, row)
 
 
 def _put(piece: Piece[Rows], name: str, rows: Array) -> None:

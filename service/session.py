@@ -161,7 +161,8 @@ class Limit:
     def watch(self, options: onnxruntime.RunOptions) -> onnxruntime.RunOptions:
         """Return the options of a run, which ends when the time is up."""
         self._options.append(options)
-        options.terminate = self.is_over
+        if self.is_over:  # never set to False here: the timer may have just set it
+            options.terminate = True
         return options
 
     def __enter__(self) -> Self:

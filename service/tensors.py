@@ -1,7 +1,7 @@
 """Tensors on the wire: JSON values or npy bytes to arrays that are known to be good, and back."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, cast
@@ -27,6 +27,7 @@ def from_json(value: object, *, field: str) -> Array:
             f"field '{field}': expected nested lists of numbers; got {_json_type(value)}.",
             field=field,
         )
+    _check_numbers(value, field=field)
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -35,18 +36,32 @@ def from_json(value: object, *, field: str) -> Array:
         ) from error
     if array.dtype.kind not in "iuf":
         raise InputInvalid(
-            f"field '{field}': expected numbers only; got something else in it "
-            "(a string, null, true or false).",
+            f"field '{field}': expected numbers only, of at most 64 bits; got a larger one.",
             field=field,
         )
-    numbers: Iterable[object] = value
-    for _ in range(array.ndim - 1):
-        numbers = chain.from_iterable(cast(Iterable[Iterable[object]], numbers))
-    if bool in set(map(type, numbers)):  # among numbers numpy takes them for 1 and 0
-        raise InputInvalid(
-            f"field '{field}': expected numbers only; got true or false in it.", field=field
-        )
     return array
+
+
+def _check_numbers(value: list[object], *, field: str) -> None:
+    """Pass if every leaf is a number.
+
+    It is asked before numpy sees it, which would make room for the longest string in every
+    place, and take true for 1.
+
+    Raises:
+        InputInvalid: A leaf is something else, or is not as deep as the others.
+    """
+    level = value
+    while (kinds := set(map(type, level))) == {list}:
+        level = list(chain.from_iterable(cast(list[list[object]], level)))
+    if kinds <= {int, float}:
+        return
+    text = "its lists have different lengths. Send a full array."
+    if kinds <= {int, float, bool}:
+        text = "expected numbers only; got true or false in it."
+    elif kinds - {list, int, float}:
+        text = "expected numbers only; got something else in it (a string, null, true or false)."
+    raise InputInvalid(f"field '{field}': {text}", field=field)
 
 
 def from_npy(body: bytes, *, field: str) -> Array:

@@ -83,6 +83,7 @@ async def encode(request: Request) -> Response:
     reading.here.check_values(engine, len(reading.x), field="x")
     if draws is not None:
         reading.here.check_draws(len(reading.x), draws)
+        reading.here.check_values(engine, len(reading.x) * draws, field="draws")
     async with reading.here.patience(request):
         answer = await operations.encode(engine, reading.x, draws=draws, seed=reading.seed)
     posterior = None

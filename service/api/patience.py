@@ -52,7 +52,7 @@ def allowed_s(request: Request, longest_s: float) -> float:
     text = request.headers.get(HEADER)
     if text is None:
         return longest_s
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise InputInvalid(
             f"header '{HEADER}': expected milliseconds, 1 or more; got '{text[:40]}'.",
             field=HEADER,

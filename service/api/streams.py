@@ -84,8 +84,8 @@ async def npy(
     Raises:
         Draining: The service has to end. What was sent is too short, which the client sees.
     """
-    yield tensors.npy_header(shape)
     async with aclosing(windows):
+        yield tensors.npy_header(shape)
         async for answer in windows:
             yield answer["x"].tobytes()
             observing.sent(len(answer["x"]))

@@ -203,6 +203,11 @@ def _inputs(
     return arrays
 
 
+MOST_AXES = 8
+MOST_VALUES = 2**40
+"""No model has as many; numpy refuses what is larger, even for an array that is empty."""
+
+
 def _shape(item: Mapping[str, Any], spec: TensorSpec) -> list[int]:
     """Return the shape that an input claims, once its datatype is the right one."""
     name, shape = spec.name, item.get("shape")
@@ -214,6 +219,12 @@ def _shape(item: Mapping[str, Any], spec: TensorSpec) -> list[int]:
         )
     if not isinstance(shape, list) or not all(type(axis) is int and axis >= 0 for axis in shape):
         raise RequestMalformed(f"input '{name}': 'shape' must be a list of integers.", field=name)
+    if len(shape) > MOST_AXES or math.prod(max(1, axis) for axis in shape) > MOST_VALUES:
+        raise InputInvalid(
+            f"input '{name}': expected at most {MOST_AXES} axes and {MOST_VALUES} values; "
+            f"got {_short(shape)}.",
+            field=name,
+        )
     return shape
 
 
