@@ -214,7 +214,7 @@ def test_model_of_more_features_lets_two_be_chosen(open_page: Open) -> None:
     ("query", "sentence"),
     [
         ("model=nosuch", "There is no model 'nosuch'."),
-        ("model=tiles&version=9", "tiles is served in version 1; version 9 is not."),
+        ("model=tiles&version=9", "tiles has no version 9. It is served in: 1."),
         ("model=tiles&seed=abc", "field 'seed'"),
         ("model=affine&seed=-1", "field 'seed'"),
         ("model=affine&vertical=5", "The features are 0 to 1: left, right."),
