@@ -205,7 +205,8 @@ def _inputs(
 
 MOST_AXES = 8
 MOST_VALUES = 2**40
-"""No model has as many; numpy refuses what is larger, even for an array that is empty."""
+"""No model has as many, and numpy refuses what is larger even for an array that is empty. What
+holds values is found out by the bytes that came."""
 
 
 def _shape(item: Mapping[str, Any], spec: TensorSpec) -> list[int]:
@@ -219,7 +220,8 @@ def _shape(item: Mapping[str, Any], spec: TensorSpec) -> list[int]:
         )
     if not isinstance(shape, list) or not all(type(axis) is int and axis >= 0 for axis in shape):
         raise RequestMalformed(f"input '{name}': 'shape' must be a list of integers.", field=name)
-    if len(shape) > MOST_AXES or math.prod(max(1, axis) for axis in shape) > MOST_VALUES:
+    claims = math.prod(max(1, axis) for axis in shape)
+    if len(shape) > MOST_AXES or (0 in shape and claims > MOST_VALUES):
         raise InputInvalid(
             f"input '{name}': expected at most {MOST_AXES} axes and {MOST_VALUES} values; "
             f"got {_short(shape)}.",
