@@ -137,8 +137,8 @@ def _verify(folder: Path) -> int:
         batcher.close()
     errors = ", ".join(
         f"{role}.{name} {error:.1e}"
-        for role, outputs in engine.golden_errors.items()
-        for name, error in outputs.items()
+        for role, proof in engine.proofs.items()
+        for name, error in proof.errors.items()
     )
     print(f"ok   {folder.parent.name}/{folder.name}: off the golden vectors by at most {errors}")
     return 0

@@ -18,8 +18,9 @@ from service.errors import BundleInvalid, EngineFailed, NotANumber
 from service.feeds import Given, Source, in_rows
 from service.lanes import Job
 from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role
+from service.proof import prove
 from service.runs import Feeds, GraphLane, Rows, shape_of
-from service.session import Device, Limit, Session, replay
+from service.session import Device, Limit, Session
 from service.tensors import Array
 
 LEAST_S = 1e-6
@@ -86,16 +87,16 @@ class Engine:
                 ) from error
 
     def _prove(self, bundle: Bundle, limit: Limit) -> None:
-        """Replay the golden vectors, and run every bucket."""
+        """Hold the graphs to the manifest's claims, and run every bucket."""
         with ExitStack() as held:
             if not self._is_cpu:  # the first runs are captured, and nobody may run meanwhile
                 for index in range(self._batcher.devices):
                     held.enter_context(self._batcher.hold(index))
-            self.golden_errors = {
-                role: replay(bundle, role, dict.fromkeys(sessions), limit=limit)
+            self.proofs = {
+                role: prove(bundle, role, dict.fromkeys(sessions), limit=limit)
                 for role, sessions in self.sessions.items()
             }
-        """What the replay of the golden vectors measured where it serves, by role and output."""
+        """What was found of each graph where it serves."""
         self.lanes = {
             (role, width): self._lane(role, graph, width, limit)
             for role, graph in self.manifest.graphs.items()
@@ -195,7 +196,7 @@ class Engine:
         """Return a lane that is warm: every bucket was run, so that no request pays for it."""
         sessions = self.sessions[role]
         seconds: dict[int, float] = {}
-        for bucket in self._candidates(graph):
+        for bucket in self._candidates(role):
             # On a CPU it takes at least in proportion; on a GPU only a run can tell.
             last = next(reversed(seconds), bucket)
             if seconds and seconds[last] * bucket / last > self._max_s and self._is_cpu:
@@ -222,9 +223,9 @@ class Engine:
     def _is_cpu(self) -> bool:
         return self.device.kind == "cpu"
 
-    def _candidates(self, graph: Graph) -> list[int]:
+    def _candidates(self, role: Role) -> list[int]:
         """Return the row counts that a graph may be run at: powers of two up to a batch."""
-        least = graph.rows_exact_at or 1
+        least = self.proofs[role].rows_exact_at or 1
         return [2**k for k in range(13) if least <= 2**k < self._max_rows] + [self._max_rows]
 
 

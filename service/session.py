@@ -9,7 +9,7 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -355,38 +355,3 @@ def _branches(data: bytes) -> bool:
     """Return whether a graph decides at run time what it runs, which none can capture."""
     operators = {node.op_type for node in onnx.load_model_from_string(data).graph.node}
     return not operators.isdisjoint({"If", "Loop", "Scan"})
-
-
-def replay(
-    bundle: Bundle, role: Role, sessions: Iterable[Session], *, limit: Limit | None = None
-) -> dict[str, float]:
-    """Return, by output, the largest |answer - float64 reference| over the golden vectors.
-
-    Args:
-        bundle: Has the vectors and the tolerances.
-        role: Whose.
-        sessions: Everything that is to serve this role.
-        limit: Ends it when its time is up.
-
-    Raises:
-        BundleInvalid: An output is farther away than the manifest's tolerance allows.
-    """
-    graph, golden = bundle.manifest.graphs[role], bundle.golden
-    feeds = {spec.name: golden[f"{role}.{spec.name}"] for spec in graph.inputs}
-    errors: dict[str, float] = {}
-    for session in sessions:
-        outputs = [spec.name for spec in graph.outputs]
-        for name, answer in session.run(feeds, outputs, limit=limit).items():
-            reference = golden[f"{role}.{name}"]
-            tolerance = graph.tolerance[name]
-            error = np.abs(answer.astype(np.float64) - reference)
-            allowed = tolerance.absolute + tolerance.relative * np.abs(reference)
-            if not (error <= allowed).all():  # so written, NaN fails too
-                raise BundleInvalid(
-                    f"{session.where}: on this device {role}.{name} is off by "
-                    f"{error.max():.2g} from the golden vectors; {tolerance.absolute:.2g} + "
-                    f"{tolerance.relative:.2g} relative is allowed.",
-                    field=f"{role}.{name}",
-                )
-            errors[name] = max(errors.get(name, 0.0), float(error.max()))
-    return errors

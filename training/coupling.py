@@ -129,9 +129,12 @@ class Coupling(Bijection):
         # What lies outside the box could drive the splines to any steepness: the network sees
         # the nearest place inside.
         known = x.index_select(1, self.known).clamp(-self.bound, self.bound)
-        # Under bfloat16 autocast the network answers in bfloat16; splines need more digits.
-        free = self.network(known).to(x.dtype)
+        # The network may work in fewer digits than the splines, which take steep turns.
+        free = self.network(known.to(self._network_dtype())).to(x.dtype)
         return knots(free.unflatten(1, (len(self.moved), -1)), self.bound)
+
+    def _network_dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
 
     def _join(self, moved: Tensor, x: Tensor) -> Tensor:
         joined = torch.cat((moved, x.index_select(1, self.still)), dim=1)

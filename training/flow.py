@@ -128,18 +128,20 @@ class Flow(Family):
             x: Events in the data's own units; an image is rounded to its grey levels.
             noise: For an image: its place below each level, uniform in [0, 1).
         """
-        before = x.new_zeros(x.shape[0])
-        if self.dequantise is not None and noise is not None:
-            x, before = self.dequantise(x, noise)
-        z, log_abs_det = self.network(x)
-        return z, before + log_abs_det
+        z, log_abs_det, _ = self.encode_and_log_density(x, noise)
+        return z, log_abs_det
 
     def encode_and_log_density(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return z, log |det dz/dx| and log p(x), of which the last costs next to nothing."""
-        z, log_abs_det = self.encode(x, noise)
-        return z, log_abs_det, normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
+        w, before = self._with_digits(x), x.new_zeros(x.shape[0])
+        if self.dequantise is not None and noise is not None:
+            w, before = self.dequantise(w, noise)
+        z, log_abs_det = self.network(w)
+        log_abs_det = before + log_abs_det
+        log_density = normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
+        return z.to(x.dtype), log_abs_det.to(x.dtype), log_density.to(x.dtype)
 
     def log_density(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
@@ -151,8 +153,8 @@ class Flow(Family):
         self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Return the events whose code z is; of an image the value between its grey levels."""
-        x: Tensor = self.network.inverse(z)
-        return x if self.dequantise is None else self.dequantise.inverse(x)
+        x: Tensor = self.network.inverse(self._with_digits(z))
+        return (x if self.dequantise is None else self.dequantise.inverse(x)).to(z.dtype)
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode, and one graph for both encode and log_density."""
@@ -162,6 +164,14 @@ class Flow(Family):
             "encode": judge,
             "log_density": judge,
         }
+
+    def _with_digits(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return x in float64 once the training is over: steep splines amplify rounding errors.
+
+        The networks, which cost the most, stay in float32. Of 256 images of MNIST the worst pixel
+        is then 3e-5 off instead of 2e-4.
+        """
+        return x if self.training else x.double()
 
     def _noise(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."] | None:
         return None if self.dequantise is None else torch.rand_like(x)

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from service.bundle import Bundle
-from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role
-from service.session import Device, Session, replay
+from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role, TensorSpec
+from service.proof import repeats, replay
+from service.session import Device, Session
 from service.tensors import Array
 
 ROWS = 64
-"""Rows of the largest batch: what the service runs at once unless it is told otherwise."""
+"""Rows of the batch that is taken apart."""
+SHUFFLES = 4
+"""How often it is, for each size of a part. What depends on a row's place shows in few rows."""
 
 
 def measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
@@ -26,7 +29,7 @@ def measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
         session = Session(draft, role, Device("cpu"))
         graphs[role] = graph.model_copy(
             update={
-                "parity": replay(draft, role, [session]),
+                "parity": replay(draft, role, session),
                 "rows_exact_at": rows_exact_at(session, draft.golden),
             }
         )
@@ -40,13 +43,17 @@ def rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
     other neighbours, as the engine would: at powers of two, and at each of its numbers of draws.
     """
     rng = np.random.Generator(np.random.Philox(key=21))
-    trials = [(feeds, session.run(feeds)) for feeds in _batches(session, golden, rng)]
+    trials = [
+        (feeds, session.run(feeds))
+        for _ in range(SHUFFLES)
+        for feeds in _batches(session, golden, rng)
+    ]
     for least in (1, 8):
         if all(
-            _repeats(session, feeds, answers, rng.permutation(ROWS)[:rows])
+            repeats(session, feeds, answers, part)
             for feeds, answers in trials
             for rows in _powers_of_two(least)
-            for _ in range(4)
+            for part in np.split(rng.permutation(ROWS), ROWS // rows)
         ):
             return least
     return None
@@ -57,32 +64,25 @@ def _batches(
 ) -> Iterator[dict[str, Array]]:
     """Yield a batch of `ROWS`, of a graph with draws one for each of `DRAW_WIDTHS`."""
     inputs = session.graph.inputs
-    feeds = {
-        spec.name: np.resize(
-            golden[f"{session.role}.{spec.name}"],
-            (ROWS, *golden[f"{session.role}.{spec.name}"].shape[1:]),
-        )
-        for spec in inputs
-    }
-    drawn = [spec for spec in inputs if "draws" in spec.shape]
-    for draws in DRAW_WIDTHS if drawn else (1,):
-        lengths = {"batch": ROWS, "draws": draws}
-        yield feeds | {
-            spec.name: rng.standard_normal(
-                [axis if isinstance(axis, int) else lengths[axis] for axis in spec.shape],
-                dtype=np.float32,
+    has_draws = any("draws" in spec.shape for spec in inputs)
+    for draws in DRAW_WIDTHS if has_draws else (1,):
+        yield {
+            spec.name: _noise(spec, draws, rng)
+            if spec.noise or spec.name == "z"
+            else np.resize(
+                vectors := golden[f"{session.role}.{spec.name}"], (ROWS, *vectors.shape[1:])
             )
-            for spec in drawn
+            for spec in inputs
         }
+
+
+def _noise(spec: TensorSpec, draws: int, rng: np.random.Generator) -> Array:
+    """Return new noise for each row: golden rows are few, and repeat."""
+    lengths = {"batch": ROWS, "draws": draws}
+    shape = [axis if isinstance(axis, int) else lengths[axis] for axis in spec.shape]
+    make = rng.random if spec.noise == "uniform" else rng.standard_normal
+    return make(shape, dtype=np.float32)
 
 
 def _powers_of_two(least: int) -> list[int]:
     return [least << k for k in range(7) if least << k <= ROWS]
-
-
-def _repeats(
-    session: Session, feeds: Mapping[str, Array], answers: Mapping[str, Array], rows: Array
-) -> bool:
-    """Return whether these rows on their own get the bytes that they got in the whole batch."""
-    found = session.run({name: array[rows] for name, array in feeds.items()})
-    return all(np.array_equal(answer, answers[name][rows]) for name, answer in found.items())

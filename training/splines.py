@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 # Smallest share of the box that a bin may have, and smallest slope at a knot. They bound how
 # much a rounding error can grow on the way through (paper, appendix B.1, uses the same values).
@@ -53,7 +52,7 @@ def knots(free: Float[Tensor, "batch channel free *space"], bound: float) -> Kno
     widths, heights, slopes = free.split((bins, bins, bins - 1), dim=AXIS)
     # softplus(offset) + MIN_SLOPE = 1: a free number of zero is a slope of one.
     offset = math.log(math.expm1(1 - MIN_SLOPE))
-    inner = MIN_SLOPE + F.softplus(slopes + offset)
+    inner = MIN_SLOPE + _softplus(slopes + offset)
     return Knots(_edges(widths, bound), _edges(heights, bound), _between(1.0, inner, 1.0))
 
 
@@ -116,6 +115,11 @@ def _edges(
     inner = bound * (2 * share.narrow(AXIS, 0, bins - 1).cumsum(dim=AXIS) - 1)
     # The last edge is set and not summed, so that rounding never leaves a gap at the end.
     return _between(-bound, inner, bound)
+
+
+def _softplus(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return log(1 + exp x), of which ONNX Runtime has no float64."""
+    return x.clamp_min(0) + (-x.abs()).exp().log1p()
 
 
 def _between(

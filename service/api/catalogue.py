@@ -102,13 +102,13 @@ def _details(engine: Engine, settings: Settings) -> dict[str, Any]:
     return {
         **manifest.model_dump(mode="json", include={"provenance", "licence"}),
         "golden": {
-            "errors": engine.golden_errors,
+            "errors": {role: proof.errors for role, proof in engine.proofs.items()},
             "tolerance": {
                 role: {name: each.model_dump() for name, each in graph.tolerance.items()}
                 for role, graph in graphs.items()
             },
         },
-        "rows_exact_at": {role: graph.rows_exact_at for role, graph in graphs.items()},
+        "rows_exact_at": {role: proof.rows_exact_at for role, proof in engine.proofs.items()},
         "limits": {
             "n": context.most_rows(engine, settings),
             "draws": settings.max_draws,

@@ -160,7 +160,11 @@ def _caching(call: schemas.Sample, engine: Engine, media_type: str) -> dict[str,
     """Return what caches may do with a GET: all that decides its bytes is in its address."""
     if call.seed is None:
         return {"Cache-Control": "no-store"}
-    # A strong tag promises the bytes, and those may differ in their last bit across runtimes.
+    # Bytes may differ in their last bit across runtimes, and where a row's answer depends on
+    # its batch from one call to the next: then the tag is weak (RFC 9110, section 8.8.1).
+    exact = all(
+        engine.proofs[role].rows_exact_at for role in ("decode", "observe") if role in engine.proofs
+    )
     parts = [
         engine.identity,
         engine.device.kind,
@@ -170,7 +174,7 @@ def _caching(call: schemas.Sample, engine: Engine, media_type: str) -> dict[str,
     ]
     forever = "public, max-age=31536000, immutable"
     return {
-        "ETag": f'"{digest(" ".join(parts).encode())[:32]}"',
+        "ETag": f'{"" if exact else "W/"}"{digest(" ".join(parts).encode())[:32]}"',
         # Which model is meant by none, and which version is served, may change.
         "Cache-Control": forever if call.model and call.version else "no-cache",
     }
@@ -180,7 +184,7 @@ def _is_known(request: Request, tag: str | None) -> bool:
     """Return whether the client says that it has this answer (RFC 9110, section 13.1.2)."""
     known = ",".join(request.headers.getlist("if-none-match"))
     tags = [each.strip().removeprefix("W/") for each in known.split(",")]
-    return tag is not None and (tag in tags or "*" in tags)
+    return tag is not None and (tag.removeprefix("W/") in tags or "*" in tags)
 
 
 _DECODE = describe(

@@ -268,7 +268,7 @@ def test_curl_line_makes_the_picture_that_is_shown(open_page: Open) -> None:
     page = open_page("/?model=grains&seed=5&start=40")
     call = re.fullmatch(
         r"curl '(.*)' -H 'Accept: image/png' -o grains-5-40\.png",
-        page.locator("#curl").inner_text(),
+        page.locator("#curl", has_text="grains-5-40").inner_text(),
     )
     assert call is not None
     grid = picture(call[1])

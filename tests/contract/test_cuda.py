@@ -12,8 +12,9 @@ from service import bundle, sampling
 from service.batching import Batcher
 from service.engine import Engine
 from service.errors import DeviceUnavailable
+from service.proof import replay
 from service.sampling import Drawing
-from service.session import Device, Session, choose_device, replay
+from service.session import Device, Session, choose_device
 from tests.contract.test_shipped_bundles import FOLDERS
 
 pytestmark = pytest.mark.gpu
@@ -43,7 +44,7 @@ def test_golden_vectors_come_out_on_cuda(folder: Path, cuda: Device) -> None:
     for role in read.manifest.graphs:
         session = Session(read, role, cuda)
         assert session.nodes["cuda"] > session.nodes.get("cpu", 0)
-        replay(read, role, [session])
+        replay(read, role, session)
 
 
 @by_folder

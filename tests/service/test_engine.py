@@ -153,8 +153,8 @@ def test_bundle_whose_golden_vectors_do_not_come_out_makes_no_engine(
 
 
 def test_engine_says_what_the_replay_measured(affine: Engine) -> None:
-    assert affine.golden_errors.keys() == {"decode", "encode", "log_density"}
-    assert affine.golden_errors["decode"].keys() == {"x"}
+    assert affine.proofs.keys() == {"decode", "encode", "log_density"}
+    assert affine.proofs["decode"].errors.keys() == {"x"}
 
 
 def test_bucket_that_gains_nothing_is_the_last(

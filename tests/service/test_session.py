@@ -10,7 +10,7 @@ from service import bundle, session
 from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
 from service.runtime import onnxruntime
 from service.session import Device, Limit, Session
-from tests.service.bundles import AFFINE, ALL, MIX, SHIFT, Tiny
+from tests.service.bundles import AFFINE, MIX, SHIFT
 
 CPU = Device("cpu")
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -19,15 +19,6 @@ HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 @pytest.fixture
 def decoder(tmp_path: Path) -> Session:
     return Session(bundle.read(AFFINE.publish(tmp_path)), "decode", CPU)
-
-
-@pytest.mark.parametrize("tiny", ALL, ids=lambda tiny: tiny.name)
-def test_golden_vectors_come_out_of_every_graph(tiny: Tiny, tmp_path: Path) -> None:
-    read = bundle.read(tiny.publish(tmp_path))
-    for role, graph in read.manifest.graphs.items():
-        errors = session.replay(read, role, [Session(read, role, CPU)])
-        assert errors.keys() == {spec.name for spec in graph.outputs}
-        assert max(errors.values()) < 1e-4
 
 
 def test_run_returns_what_is_asked_for(decoder: Session) -> None:
@@ -65,13 +56,6 @@ def test_graph_that_the_runtime_cannot_load_is_a_bad_bundle(tmp_path: Path) -> N
     read = bundle.read(broken.publish(tmp_path))
     with pytest.raises(BundleInvalid, match="ONNX Runtime cannot load it on cpu"):
         Session(read, "decode", CPU)
-
-
-def test_answer_off_the_golden_vectors_is_refused_with_its_distance(tmp_path: Path) -> None:
-    wrong = {**AFFINE.references, "decode": lambda z: {"x": z @ MIX + SHIFT + 0.01}}
-    read = bundle.read(replace(AFFINE, references=wrong).publish(tmp_path))
-    with pytest.raises(BundleInvalid, match=r"decode\.x is off by 0\.01 from the golden vectors"):
-        session.replay(read, "decode", [Session(read, "decode", CPU)])
 
 
 def test_cpu_is_taken_at_its_word() -> None:

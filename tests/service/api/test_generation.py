@@ -1,6 +1,7 @@
 """GET and POST /sample: addresses, formats, caching."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service import noise
-from tests.service.bundles import MIX, SHIFT, affine_log_density
+from tests.service.bundles import AFFINE, MIX, SHIFT, affine_log_density
 from tests.service.conftest import Client, MakeClient
+from tests.service.test_proof import claiming
 
 PNG = {"Accept": "image/png"}
 NPY = {"Accept": "application/x-npy"}
@@ -212,6 +214,20 @@ def test_address_with_model_version_and_seed_may_be_kept_for_ever(client: Client
     only_seed = client.get("/sample", params={"model": "tiles", "seed": 7})
     assert only_seed.headers["cache-control"] == "no-cache"
     assert only_seed.headers["etag"] == tag
+
+
+def test_tag_is_weak_where_bytes_depend_on_the_batch(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    claiming(AFFINE, None, tmp_path)
+    client = make_client(models=tmp_path)
+    query = {"seed": 7, "version": 1}
+    answer = client.get("/sample", params=query)
+    tag = answer.headers["etag"]
+    assert tag.startswith('W/"')
+    again = client.get("/sample", params=query, headers={"If-None-Match": tag})
+    assert again.status_code == 304
+    assert client.get("/models/affine").json()["rows_exact_at"]["decode"] is None
 
 
 def test_address_without_its_model_is_to_be_revalidated(make_client: MakeClient) -> None:
