@@ -62,7 +62,7 @@ SERVERS = (
     Server(
         OURS,
         "Pushforward",
-        "one process, as `make serve` starts it, with logging at `warning`",
+        "one process, as `make serve` starts it, but with no access log, as the others",
         wire.Ours(),
         ("-m", "service"),
         {
@@ -70,6 +70,7 @@ SERVERS = (
             "PUSHFORWARD_PORT": "{port}",
             "PUSHFORWARD_DEVICE": "cpu",
             "PUSHFORWARD_LOG_LEVEL": "warning",
+            "PUSHFORWARD_ACCESS_LOG": "off",
         },
         "/readyz",
     ),

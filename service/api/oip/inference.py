@@ -8,7 +8,7 @@ import numpy as np
 
 from service import noise, sampling, tensors
 from service.api import context
-from service.api.bodies import in_thread
+from service.api.bodies import SMALL_BYTES, in_thread
 from service.api.context import Context
 from service.api.oip.models import LABEL, ROWS, SAMPLE, Served
 from service.api.oip.parameters import Estimated, Parameters, Sampled, Seeded
@@ -58,7 +58,7 @@ async def infer(here: Context, served: Served, call: Call, said: Parameters) -> 
     if served.task == SAMPLE:
         return await _sample(here, served.engine, call, cast(Sampled, said))
     size = sum(array.nbytes for array in call.inputs.values())
-    given = await in_thread(size, _check_inputs, served, call.inputs)
+    given = await in_thread(size >= SMALL_BYTES, _check_inputs, served, call.inputs)
     field, array = next(iter(given.items()))
     rows = len(array)
     here.check_values(served.engine, rows, field=field)
