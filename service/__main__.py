@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,8 @@ from service.engine import Engine
 from service.errors import DeviceUnavailable, ServiceError
 from service.session import Device
 from service.settings import PREFIX, Settings, misspelt
+
+log = logging.getLogger(__name__)
 
 SWITCH_S = 1e-3
 """How long a thread keeps the interpreter when another one wants it. Python's own 5 ms is long
@@ -90,6 +93,9 @@ def serve() -> int:
             server_header=False,
         )
     )
+    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
+    log.info("listening on http://%s:%d, where the gallery is; /docs has the API",
+             host, settings.port)  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     return 0

@@ -106,14 +106,10 @@ def _observe(app: FastAPI, settings: Settings) -> None:
 
 
 def _states(repository: Repository) -> Iterator[ModelState]:
-    """Yield what became of the versions that were tried."""
+    """Yield the state of every version."""
     for name, model in repository.models.items():
-        if model.state == "loading" and model.versions:
-            yield ModelState(name, model.versions[0], "loading")
-        for each in model.problems:
-            yield ModelState(name, each, "failed")
-        for each in model.engines:
-            yield ModelState(name, each, "ready")
+        for each in sorted({*model.versions, *model.engines}):
+            yield ModelState(name, each, model.state_of(each))
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ class Queue:
     """Who waits, and who goes next. Safe to use from several threads.
 
     Args:
-        max_wait_s: A job that would end later than this is refused.
+        max_wait_s: A job that others would hold up for longer than this is refused.
         devices: How many runs are under way at once when all are busy.
         observer: Who is told.
         clock: Seconds that never go back.
@@ -63,7 +63,7 @@ class Queue:
         """Let a job wait for its turn.
 
         Raises:
-            QueueFull: Too many wait, or its rows would end too late. Nothing was queued.
+            QueueFull: Too many wait, or they would hold it up for too long. Nothing was queued.
             Draining: The queue is closed.
         """
         with self._changed:
@@ -179,18 +179,18 @@ class Queue:
             log.exception("the batcher's observer failed")
 
     def _admit(self, job: Job[Any]) -> None:
-        """Pass if the job would end in time. A single one, however large, is never refused.
+        """Pass if others would not hold the job up for too long; its own size is its own matter.
 
         Slices are served in turn, so what is ahead of a job is at most its own size of every
         other: a small job does not wait for a giant to end.
         """
         backlog = self._backlog_s()
         reason = "too_many" if self._jobs >= MAX_WAITING else ""
-        own = job.rows * job.lane.row_s
-        if not reason and self._jobs and backlog + own / self._devices > self._max_wait_s:
+        if not reason and backlog > self._max_wait_s:
+            own = job.rows * job.lane.row_s
             waiting = chain.from_iterable((*lane.prompt, *lane.bulk) for lane in self._lanes)
             ahead = sum(min(each.left * each.lane.row_s, own) for each in waiting)
-            reason = "too_long" if (ahead + own) / self._devices > self._max_wait_s else ""
+            reason = "too_long" if ahead / self._devices > self._max_wait_s else ""
         if not reason:
             return
         self._tell(self._observer.refused, job.lane, rows=job.rows, reason=reason)

@@ -144,8 +144,6 @@ class NotANumber(EngineFailed):
         row: The first row in which it stands.
     """
 
-    code = "not_a_number"
-
     def __init__(self, detail: str, *, output: str, row: int) -> None:
         super().__init__(detail)
         self.output = output

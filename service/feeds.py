@@ -138,15 +138,18 @@ class Draws(Noise):
         width = self.width or 1
         per_event = -(-self.draws // width)
         made = np.empty((stop - first, width * self.size))
-        for row in range(first, stop):
+        row = first
+        while row < stop:
             event, block = divmod(row, per_event)
-            made[row - first] = noise.uniform(
+            count = min(per_event - block, stop - row)  # of this event, one after the other
+            made[row - first : row - first + count] = noise.uniform(
                 self.seed,
                 self.stream,
                 start=event * noise.DRAWS + self.first + block * width,
-                rows=width,
+                rows=count * width,
                 size=self.size,
-            ).reshape(-1)
+            ).reshape(count, -1)
+            row += count
         return made
 
     def rows(self, first: int, stop: int) -> Array:

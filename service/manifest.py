@@ -126,6 +126,8 @@ class Event(Frozen):
             raise ValueError("an image runs from 0 to 1: minimum = 0, maximum = 1")
         if self.kind == "vector" and len(self.shape) != 1:
             raise ValueError(f"a vector has one axis; got {self.shape}")
+        if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is not below maximum {self.maximum:g}")
         if self.features and len(self.features) != self.shape[0]:
             raise ValueError(f"{len(self.features)} feature names for {self.shape[0]} features")
         return self

@@ -43,7 +43,7 @@ ROWS_BOUNDS = tuple(2**k for k in range(13))
 
 METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 """Others are counted as one, so that a stranger cannot fill the memory with made-up ones."""
-STATES = ("loading", "ready", "failed")
+STATES = ("loading", "ready", "failed", "unloaded")
 """The states of a model's version. What is not loaded because a newer one serves has none."""
 
 

@@ -186,7 +186,7 @@ class Repository:
             )
         if version in model.versions and self._old_versions:
             return None
-        there_are = model.versions if self._old_versions else (newest.manifest.version,)
+        there_are = model.sound if self._old_versions else (newest.manifest.version,)
         raise ModelNotFound(
             f"{model.name} has no version {version}. It is served in: "
             f"{', '.join(map(str, there_are))}.",
@@ -301,18 +301,27 @@ class Repository:
         future.set_result(engine)
 
     def _make(self, key: Key, future: "Future[Engine | None]") -> None:
-        """Load a version, and say what became of it: an engine, or None if it was refused."""
+        """Load a version, and give whoever waits its engine, or None if it was refused."""
+        engine = None
+        try:
+            engine = self._made(key)
+        except Exception:  # such as an observer's: it must not keep anybody waiting
+            log.exception("loading %s version %d failed", *key)
+        finally:
+            self._end(key, future, engine)
+
+    def _made(self, key: Key) -> Engine | None:
+        """Load a version, and note what became of it."""
         if self._stopped.is_set():
-            return self._end(key, future, None)
+            return None
         name, version = key
         stamp = bundle.stamp(self._place(key))
-        engine = None
         began = time.perf_counter()
         try:
             engine, is_new = self._engine_of(key)
         except ServiceError as error:
             if self._stopped.is_set():  # it was given up
-                return self._end(key, future, None)
+                return None
             log.error("refused %s version %d: %s", name, version, error.detail)
             self._shelf.refuse(key, stamp, error.detail)
         except Exception as error:  # one unreadable bundle must not take the others with it
@@ -325,7 +334,8 @@ class Repository:
                 log.info("%s version %d is ready on %s after %.2f s",
                          name, version, self.device.kind, took)  # fmt: skip
                 self._observer.loaded(name, version, took)
-        return self._end(key, future, engine)
+            return engine
+        return None
 
     def _engine_of(self, key: Key) -> tuple[Engine, bool]:
         """Return the engine of the version that lies there now, and whether it is a new one.

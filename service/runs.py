@@ -124,9 +124,10 @@ def _put(piece: Piece[Rows], name: str, rows: Array) -> None:
     if piece.rows == job.rows:
         job.content.results[name] = rows
         return
-    # Of two workers that come here first, one wins.
-    whole = np.empty((job.rows, *rows.shape[1:]), dtype=rows.dtype)
-    job.content.results.setdefault(name, whole)[piece.first : piece.stop] = rows
+    results = job.content.results
+    if name not in results:  # of two workers that come here at once, one wins
+        results.setdefault(name, np.empty((job.rows, *rows.shape[1:]), dtype=rows.dtype))
+    results[name][piece.first : piece.stop] = rows
 
 
 def shape_of(spec: TensorSpec, rows: int, width: int | None) -> list[int]:

@@ -87,13 +87,17 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
             start=start,
             is_normal=any(spec.noise == "normal" for spec in manifest.graphs[role].inputs),
         )
-    answer = await run(engine, role, feeds, outputs=drawing.outputs, rows=n, begun=begun)
+    # Pixels are integers and hide a NaN; the x that they are made of does not.
+    outputs = sorted({"x", *drawing.outputs})
+    answer = await run(engine, role, feeds, outputs=outputs, rows=n, begun=begun)
     if "log_density" in drawing.include:
         answer |= await run(engine, "log_density", {"x": answer["x"]}, begun=True)
     if "z" in drawing.include:
         answer["z"] = await asyncio.to_thread(z.rows, 0, n)
     if "label" in drawing.include and labels is not None:
         answer["label"] = labels.rows(0, n)
+    if "x" not in drawing.outputs:
+        del answer["x"]
     return answer
 
 
@@ -133,6 +137,8 @@ def _check_drawing(manifest: Manifest, drawing: Drawing) -> None:
     if "log_density" in drawing.include and manifest.density.kind != "exact":
         text = f"{manifest.name} has no exact density to include."
         raise CapabilityMissing(text, field="include")
+    if "label" in drawing.include and not manifest.labels:
+        raise CapabilityMissing(f"{manifest.name} has no labels to include.", field="include")
 
 
 def _drawn_labels(manifest: Manifest, seed: int, start: int) -> Labels | None:

@@ -256,19 +256,20 @@ class Session:
     def _bound(
         self, feeds: Mapping[str, Array], outputs: Sequence[str], limit: "Limit | None"
     ) -> list[Array]:
-        key = (*outputs, *(array.shape for array in feeds.values()))
+        # Always all outputs: a set of them that nobody asked for before would not be warm.
+        key = tuple(array.shape for array in feeds.values())
         if key not in self._bindings:
             # A captured graph is known by its number; 0 is ONNX Runtime's own default.
             number = len(self._bindings) + 1 if self.is_captured else None
             self._bindings[key] = Binding(
                 self._session,
                 feeds,
-                outputs,
+                [each.name for each in self._session.get_outputs()],
                 place=(self.place, self._index),
                 number=number,
                 limit=limit or Limit(),
             )
-        return self._bindings[key].run(feeds)
+        return self._bindings[key].run(feeds, outputs)
 
     def _load(
         self, data: bytes, device: Device, *, capture: bool = False
@@ -288,7 +289,7 @@ class Binding:
     Args:
         session: Runs the graph.
         feeds: Inputs of this shape.
-        outputs: Which outputs.
+        outputs: All that the graph has.
         place: Kind and index of the device.
         number: Of the CUDA graph that is captured on these buffers, if one is.
         limit: Ends the runs on these buffers when its time is up.
@@ -331,12 +332,12 @@ class Binding:
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """Return the outputs, copied off the device."""
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> list[Array]:
+        """Return some outputs, copied off the device."""
         self._fill(feeds)
         self._session.run_with_iobinding(self._binding, self._options)
         # On a CPU numpy() may be the buffer itself, which the next run overwrites.
-        return [np.array(value.numpy()) for value in self._outputs.values()]
+        return [np.array(self._outputs[name].numpy()) for name in wanted]
 
     def _fill(self, feeds: Mapping[str, Array]) -> None:
         for name, array in feeds.items():

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
         "what a request may have to wait for another one's.",
     )
     max_wait_s: float = Field(
-        10.0, gt=0, description="A request that would end later than this is refused with 429."
+        10.0,
+        gt=0,
+        description="A request that others would hold up for longer is refused with 429.",
     )
     timeout_s: float = Field(
         60.0, gt=0, description="A request that is not answered by then gets 504."

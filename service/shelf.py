@@ -46,6 +46,9 @@ class Silent:
         """Do nothing."""
 
 
+State = Literal["loading", "ready", "failed", "unloaded"]
+
+
 @dataclass(frozen=True)
 class Model:
     """One name in the folder, and what became of its versions.
@@ -68,6 +71,22 @@ class Model:
     def engine(self) -> Engine | None:
         """What serves a request that names no version: the newest that is loaded."""
         return next(iter(self.engines.values()), None)
+
+    @property
+    def sound(self) -> tuple[int, ...]:
+        """The versions that were not refused, newest first."""
+        return tuple(each for each in self.versions if each not in self.problems)
+
+    def state_of(self, version: int) -> State:
+        """Return what a version is in.
+
+        One that serves is ready, even where what has taken its place in the folder was refused.
+        """
+        if version in self.engines:
+            return "ready"
+        if version in self.problems:
+            return "failed"
+        return "loading" if self.state == "loading" else "unloaded"
 
 
 class Shelf:

@@ -30,11 +30,18 @@ SLICE_BYTES = 2**18
 
 
 @dataclass(frozen=True)
+class OrNull:
+    """Numbers of which JSON shall say null where there is none to give: NaN, or infinite."""
+
+    array: Array
+
+
+@dataclass(frozen=True)
 class Result:
     """What a call found, before it is written.
 
     Args:
-        fields: The JSON object; arrays may stand anywhere in its first two levels.
+        fields: The JSON object; arrays, and `OrNull`, may stand in its first two levels.
         primary: Name of the field that an npy answer is, or a PNG shows.
         headers: What is said in every format.
     """
@@ -149,6 +156,8 @@ def _json(value: object) -> Iterator[bytes]:
             yield b"%s%s:" % (b"," if count else b"{", orjson.dumps(key))
             yield from _json(each)
         yield b"}" if value else b"{}"
+    elif isinstance(value, OrNull):  # one number a row: never so many that it took long
+        yield orjson.dumps(value.array, option=orjson.OPT_SERIALIZE_NUMPY)
     elif not isinstance(value, np.ndarray):
         yield orjson.dumps(value)
     elif value.size <= PIECE_VALUES or value.ndim == 0:
@@ -167,11 +176,6 @@ def _json(value: object) -> Iterator[bytes]:
             else:  # a single row of many numbers
                 yield from _json(part[0])
         yield b"]"
-
-
-def or_null(array: Array) -> list[float | None]:
-    """Return numbers with None for NaN, where NaN means that there is none to give."""
-    return [None if np.isnan(value) else float(value) for value in array]
 
 
 def png(pixels: Array, *, columns: int | None = None) -> bytes:

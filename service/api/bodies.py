@@ -13,7 +13,7 @@ from typing import Generic, ParamSpec, TypeVar
 import anyio.to_thread
 import numpy as np
 import orjson
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from starlette.requests import Request
 
 from service import tensors
@@ -174,8 +174,8 @@ async def read_all(request: Request, *, limit: int) -> bytes:
                 break
     if too_large:
         raise BodyTooLarge(
-            f"The body is larger than {limit} bytes. Send fewer rows at a time; "
-            f"{NPY} takes a fraction of JSON's bytes."
+            f"The body is larger than {limit} bytes. Send fewer rows at a time; as bytes they take "
+            "a fraction of what JSON takes."
         )
     return b"".join(chunks)
 
@@ -203,7 +203,9 @@ def read_picture(body: bytes, event: Event, *, kind: str) -> Array:
     except InputInvalid:
         raise
     except Exception as error:  # Pillow raises whatever a broken file makes it trip over
-        raise RequestMalformed(f"The body is not a {kind} file: {error}.", field="x") from error
+        # Of a file that it knows nothing of, it says where the bytes lay in memory.
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        raise RequestMalformed(f"The body is not a {kind} file{why}.", field="x") from error
 
 
 def _read_picture(body: bytes, event: Event, *, kind: str) -> Array:

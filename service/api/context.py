@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from service.api.patience import Drain, allowed_s, patience
+from service.api.patience import Drain, allowance, patience
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.repository import Repository
@@ -29,7 +29,7 @@ class Context:
         Raises:
             InputInvalid: Its header says no time.
         """
-        return patience(request.receive, allowed_s(request, self.settings.timeout_s))
+        return patience(request.receive, allowance(request, self.settings.timeout_s))
 
     async def engine(self, request: Request, name: str | None, version: int | None) -> Engine:
         """Return the engine that a call names, after loading it if it is an older version.
@@ -46,8 +46,21 @@ class Context:
                 engine = await self.repository.resolve(name, version)
         return engine
 
-    def check_values(self, engine: Engine, rows: int, *, field: str) -> None:
+    def check_values(
+        self,
+        engine: Engine,
+        rows: int,
+        *,
+        field: str,
+        advice: str = "Ask for the others in further calls.",
+    ) -> None:
         """Pass if an answer of so many events or latents is within the limit.
+
+        Args:
+            engine: The model.
+            rows: How many.
+            field: Who asks for them.
+            advice: What to do if they are too many.
 
         Raises:
             InputInvalid: Naming the most rows that this model answers at once.
@@ -56,7 +69,7 @@ class Context:
         if rows > most:
             raise InputInvalid(
                 f"field '{field}': at most {most} rows of {engine.manifest.name} at once; got "
-                f"{rows}. Ask for the others in further calls.",
+                f"{rows}. {advice}",
                 field=field,
             )
 

@@ -54,7 +54,7 @@ async def _sample(request: Request) -> Response:
     media_type = answers.negotiate(request, engine.manifest, makes_events=True, streams=True)
     is_stream = _streams(call, engine, media_type)
     if not is_stream:
-        here.check_values(engine, call.n, field="n")
+        here.check_values(engine, call.n, field="n", advice=_STREAM_IT)
     _check_sample(call, media_type, here.settings)
     observing.note(rows=call.n)
 
@@ -85,6 +85,11 @@ async def _sample(request: Request) -> Response:
     return await answers.write(result, media_type, columns=call.columns)
 
 
+_STREAM_IT = (
+    f"Ask for the others by 'start' in further calls, or for {NPY} or {NDJSON}: they stream."
+)
+
+
 def _streams(call: schemas.Sample, engine: Engine, media_type: str) -> bool:
     """Return whether the answer is sent while it is made."""
     if media_type == NPY:
@@ -110,7 +115,10 @@ async def _stream(
     if media_type == NPY:
         headers["Content-Length"] = str(streams.npy_size(shape))
     if request.method == "HEAD":
-        return Response(headers=headers, media_type=media_type)
+        head = Response(headers=headers, media_type=media_type)
+        if media_type == NDJSON:  # nobody knows how long it would be
+            del head.headers["content-length"]
+        return head
     windows = sampling.stream(engine, drawing)
     async with here.patience(request):
         first = await anext(windows)

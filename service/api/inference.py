@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service import operations
 from service.api import answers, bodies, context, observing, schemas
-from service.api.answers import Result, or_null
+from service.api.answers import OrNull, Result
 from service.api.documentation import describe
 from service.api.routing import plain_router
 from service.engine import Engine
@@ -125,14 +125,14 @@ async def log_density(request: Request) -> Response:
     value = answer["log_density"]
     fields: dict[str, Any] = {
         "log_density": value,
-        "standard_error": or_null(answer["standard_error"]) if estimated else None,
+        "standard_error": OrNull(answer["standard_error"]) if estimated else None,
         "estimator": density.estimator,
         "unit": "nats",
         "bits_per_dim": value.astype("float64") / (-event.size * math.log(2)),
         "draws": draws,
     }
     if estimated:
-        fields["effective_sample_size"] = or_null(answer["effective_sample_size"])
+        fields["effective_sample_size"] = OrNull(answer["effective_sample_size"])
     seed = reading.seed if estimated else None
     return await _write(reading, fields, primary="log_density", seed=seed)
 
@@ -156,8 +156,8 @@ async def elbo(request: Request) -> Response:
         answer = await operations.elbo(reading.engine, reading.x, draws=draws, seed=reading.seed)
     fields = {
         **answer,
-        "standard_error": or_null(answer["standard_error"]),
-        "effective_sample_size": or_null(answer["effective_sample_size"]),
+        "standard_error": OrNull(answer["standard_error"]),
+        "effective_sample_size": OrNull(answer["effective_sample_size"]),
         "unit": "nats",
         "draws": draws,
     }

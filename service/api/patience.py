@@ -5,9 +5,11 @@ begun. The connection is watched here and by nobody else, through ASGI's own `re
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
@@ -15,6 +17,7 @@ from starlette.types import Receive
 from service.errors import DeadlineExceeded, InputInvalid
 
 HEADER = "Pushforward-Timeout-Ms"
+_ALLOWANCE = "pushforward.allowance"
 
 
 class Drain:
@@ -43,12 +46,47 @@ class Drain:
         return time.monotonic() >= self._ends
 
 
-def allowed_s(request: Request, longest_s: float) -> float:
-    """Return how many seconds a request may take: the operator's limit, or its own if less.
+@dataclass(frozen=True)
+class Allowance:
+    """How long a request may take.
+
+    Args:
+        seconds: From its beginning.
+        since: When that was, by the event loop's clock.
+    """
+
+    seconds: float
+    since: float
+
+    @property
+    def until(self) -> float:
+        """When it is over."""
+        return self.since + self.seconds
+
+    def at_most(self, seconds: float) -> "Allowance":
+        """Return it with less time, if that is less."""
+        return replace(self, seconds=min(self.seconds, seconds))
+
+
+FOREVER = Allowance(math.inf, 0.0)
+
+
+def allowance(request: Request, longest_s: float) -> Allowance:
+    """Return how long a request may take: by the operator's limit, or its own if that is less.
+
+    It begins when it is first asked for: once, however many times a request waits for something.
 
     Raises:
         InputInvalid: Its header is no number of milliseconds.
     """
+    if _ALLOWANCE not in request.scope:
+        now = asyncio.get_running_loop().time()
+        request.scope[_ALLOWANCE] = Allowance(_seconds(request, longest_s), now)
+    known: Allowance = request.scope[_ALLOWANCE]
+    return known
+
+
+def _seconds(request: Request, longest_s: float) -> float:
     text = request.headers.get(HEADER)
     if text is None:
         return longest_s
@@ -61,12 +99,12 @@ def allowed_s(request: Request, longest_s: float) -> float:
 
 
 @asynccontextmanager
-async def patience(receive: Receive, seconds: float) -> AsyncIterator[None]:
+async def patience(receive: Receive, allowed: Allowance) -> AsyncIterator[None]:
     """Cancel what is done inside when the client has gone, or when its time is up.
 
     Args:
         receive: Of a request whose body was read.
-        seconds: How long it may take.
+        allowed: How long it may take.
 
     Raises:
         DeadlineExceeded: The time was up.
@@ -74,11 +112,12 @@ async def patience(receive: Receive, seconds: float) -> AsyncIterator[None]:
     """
     loop = asyncio.get_running_loop()
     gone = loop.create_task(_until_gone(receive))
-    limit = asyncio.timeout(seconds)
+    limit = asyncio.timeout_at(allowed.until)
 
     def give_up(watcher: asyncio.Task[None]) -> None:
         if not watcher.cancelled():
-            limit.reschedule(loop.time())
+            with suppress(RuntimeError):  # the time was up as well, or the work is done
+                limit.reschedule(loop.time())
 
     try:
         async with limit:
@@ -90,8 +129,8 @@ async def patience(receive: Receive, seconds: float) -> AsyncIterator[None]:
         if gone.done():
             raise ClientDisconnect from error
         raise DeadlineExceeded(
-            f"There was no answer within {seconds:g} s. Ask for fewer rows or draws, or give it "
-            f"more time by the header '{HEADER}', as far as the service allows."
+            f"There was no answer within {allowed.seconds:g} s. Ask for fewer rows or draws, or "
+            f"give it more time by the header '{HEADER}', as far as the service allows."
         ) from error
     finally:
         gone.remove_done_callback(give_up)

@@ -24,6 +24,7 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 """Guess: loading takes a few seconds for each model."""
 
+# What a request can meet. Bundles are refused, and devices chosen, where nobody asks for anything.
 STATUS: dict[type[ServiceError], int] = {
     errors.RequestMalformed: 400,
     errors.NotFound: 404,
@@ -36,9 +37,6 @@ STATUS: dict[type[ServiceError], int] = {
     errors.InputInvalid: 422,
     errors.QueueFull: 429,
     errors.EngineFailed: 500,
-    errors.NotANumber: 500,
-    errors.BundleInvalid: 500,
-    errors.DeviceUnavailable: 500,
     errors.Draining: 503,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
@@ -120,7 +118,8 @@ def _answer(
 async def _refuse(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         raise error
-    status, detail = STATUS[type(error)], error.detail
+    # None is left out on purpose; one that comes here all the same is a bug.
+    status, detail = STATUS.get(type(error), 500), error.detail
     if status == 500:
         # The trace and the paths in it are for the operator.
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)

@@ -17,13 +17,11 @@ from starlette.types import Receive, Scope, Send
 
 from service import tensors
 from service.api import observing
-from service.api.patience import Drain, patience
+from service.api.patience import FOREVER, Drain, patience
 from service.errors import Draining, ServiceError
 from service.operations import Answer
 
 log = logging.getLogger(__name__)
-
-FOREVER_S = 1e9
 
 
 class Stream(Response):
@@ -59,7 +57,7 @@ class Stream(Response):
             }
         )
         try:
-            async with aclosing(self._chunks) as chunks, patience(receive, FOREVER_S):
+            async with aclosing(self._chunks) as chunks, patience(receive, FOREVER):
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except ClientDisconnect:

@@ -23,7 +23,7 @@ class Content(TypedDict, total=False):
     params: Mapping[str, Any]
     json: Any
     content: bytes | AsyncIterator[bytes]
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] | Mapping[bytes, bytes]
 
 
 class Client:

@@ -191,8 +191,8 @@ def test_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCaptureFix
 
 def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     recorder = Recorder()
-    queue, lane = Queue(max_wait_s=1.0, observer=recorder), Graph()
-    put(queue, lane, **{f"job{i}": 16 for i in range(60)})  # 0.96 s
+    queue, lane = Queue(max_wait_s=0.95, observer=recorder), Graph()
+    put(queue, lane, **{f"job{i}": 16 for i in range(60)})  # 0.96 s; 0.95 may be waited for
     with pytest.raises(QueueFull, match=r"60 requests wait.* about 1\.0 s") as refused:
         put(queue, lane, one_more=100)
     assert refused.value.retry_after_s == 1
@@ -201,8 +201,9 @@ def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
 
 
 def test_retry_after_grows_with_the_queue() -> None:
-    queue, lane = Queue(max_wait_s=7.0), Graph()
-    put(queue, lane, **{f"job{i}": 16 for i in range(430)})
+    queue, lane = Queue(max_wait_s=6.0), Graph()
+    for i in range(430):
+        queue.put(Job(lane, 16, f"job{i}", begun=True))
     with pytest.raises(QueueFull) as refused:
         put(queue, lane, one_more=1000)
     assert refused.value.retry_after_s == 7
@@ -212,6 +213,12 @@ def test_no_job_is_too_large_for_an_empty_queue() -> None:
     queue, lane = Queue(max_wait_s=1.0), Graph()
     put(queue, lane, giant=1_000_000)
     assert queue.waiting == 1
+
+
+def test_size_of_a_job_is_not_held_against_it() -> None:
+    queue, lane = Queue(max_wait_s=1.0), Graph()
+    put(queue, lane, small=1, giant=1_000_000)
+    assert queue.waiting == 2
 
 
 def test_giant_in_the_queue_does_not_shut_out_the_small() -> None:

@@ -148,7 +148,7 @@ def test_rows_of_a_stream_are_counted_as_they_are_sent(client: Client) -> None:
 
 
 def test_refused_job_is_counted_with_its_reason_and_its_rows(metrics: Metrics) -> None:
-    queue, lane = Queue(max_wait_s=0.009, observer=metrics), Work()
+    queue, lane = Queue(max_wait_s=0.004, observer=metrics), Work()
     queue.put(Job(lane, 8, ""))
     with pytest.raises(QueueFull):
         queue.put(Job(lane, 5, ""))

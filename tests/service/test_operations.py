@@ -236,12 +236,14 @@ def test_row_of_z_whose_answer_is_nan_is_named_in_every_format(
         asyncio.run(operations.decode(engines["tiles"], z, label=0, output=output))
 
 
-def test_sample_that_is_nan_is_our_own_fault(
-    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("output", ["x", "pixels"])
+def test_sample_that_is_nan_is_our_own_fault_in_every_format(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, output: Literal["x", "pixels"]
 ) -> None:
     monkeypatch.setattr(noise, "uniform", lambda *_, rows, size, **__: np.full((rows, size), NAN))
-    with pytest.raises(EngineFailed, match="affine: decode answered NaN in 'x'"):
-        asyncio.run(sampling.sample(engines["affine"], sampling.Drawing(n=2, seed=0)))
+    drawing = sampling.Drawing(n=2, seed=0, label=0, outputs=[output])
+    with pytest.raises(EngineFailed, match="tiles: decode answered NaN in 'x'"):
+        asyncio.run(sampling.sample(engines["tiles"], drawing))
 
 
 def test_uniform_noise_is_below_one_in_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:

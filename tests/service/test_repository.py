@@ -10,6 +10,7 @@ import pytest
 
 from service import bundle
 from service import repository as module
+from service.api.oip.models import index
 from service.batching import Batcher
 from service.errors import ModelNotFound, NotReady, RequestMalformed
 from service.repository import Repository
@@ -165,6 +166,29 @@ def test_bad_version_changes_nothing_but_what_is_told(
         resolve(living, 2)
 
 
+def test_version_whose_place_a_bad_one_took_has_one_state_and_its_problem(
+    living: Repository,
+) -> None:
+    (living.folder / "steps" / "1" / "decode.onnx").write_bytes(b"")
+    living.poll()
+    model = living.find("steps")
+    assert (model.state_of(1), list(model.problems)) == ("ready", [1])
+    assert {each["state"] for each in index(living)} == {"READY"}
+
+
+def test_observer_that_fails_keeps_nobody_waiting(
+    living: Repository, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no room for a metric")
+
+    publish(living, 2, 3)
+    living.poll()
+    monkeypatch.setattr(told, "unloaded", fail)
+    monkeypatch.setattr(told, "loaded", fail)
+    assert shift(resolve(living, 1)) == 1
+
+
 def test_refused_version_is_tried_again_only_when_its_files_change(
     living: Repository, told: Told
 ) -> None:
@@ -232,7 +256,7 @@ def test_removed_version_falls_back_to_the_newest_sound_one(living: Repository) 
     living.poll()
     assert state(living) == ([3, 2, 1], [2, 1], [3])
     assert shift(living.engine("steps")) == 2
-    with pytest.raises(ModelNotFound, match=r"has no version 4\. It is served in: 3, 2, 1"):
+    with pytest.raises(ModelNotFound, match=r"has no version 4\. It is served in: 2, 1"):
         living.engine("steps", 4)
 
 

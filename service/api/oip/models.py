@@ -87,18 +87,18 @@ async def find(request: Request, name: str, version: str | None) -> Served:
     base, _, task = name.rpartition(".")
     if base not in here.repository.models:
         known = ", ".join(served.name for served in newest(here.repository)) or "none"
-        raise ModelNotFound(f"There is no model '{name[:100]}'. There are: {known}.", field="model")
+        raise ModelNotFound(f"There is no model {name[:100]!r}. There are: {known}.", field="model")
     number = None
     if version is not None:
         if not (version.isascii() and version.isdecimal() and len(version) < 20):
-            raise ModelNotFound(f"{name} has no version '{version[:40]}'.", field="version")
+            raise ModelNotFound(f"{name} has no version {version[:40]!r}.", field="version")
         number = int(version)
     tasks = _tasks(await here.engine(request, base, number))
     for served in tasks:
         if served.task == task:
             return served
     known = ", ".join(served.name for served in tasks)
-    raise ModelNotFound(f"There is no model '{name[:100]}'. {base} has: {known}.", field="model")
+    raise ModelNotFound(f"There is no model {name[:100]!r}. {base} has: {known}.", field="model")
 
 
 def newest(repository: Repository) -> Iterator[Served]:
@@ -130,12 +130,13 @@ def index(repository: Repository) -> Iterator[dict[str, str]]:
     for model in repository.models.values():
         for version in model.versions:
             name = f"{model.name}.{SAMPLE}"
-            if version in model.problems:
-                yield _entry(name, str(version), "UNAVAILABLE", model.problems[version])
-            elif model.state == "loading":
-                yield _entry(name, str(version), "LOADING")
-            elif version not in model.engines:
-                yield _entry(name, str(version), "UNAVAILABLE", "It is not loaded now.")
+            match model.state_of(version):
+                case "failed":
+                    yield _entry(name, str(version), "UNAVAILABLE", model.problems[version])
+                case "loading":
+                    yield _entry(name, str(version), "LOADING")
+                case "unloaded":
+                    yield _entry(name, str(version), "UNAVAILABLE", "It is not loaded now.")
 
 
 def _entry(name: str, version: str, state: str, reason: str = "") -> dict[str, str]:
@@ -159,7 +160,7 @@ def _versions(served: Served, here: Context) -> list[str]:
     model = here.repository.models.get(served.engine.manifest.name)
     if model is None or not here.settings.old_versions:
         return [served.version]
-    return [str(version) for version in sorted(set(model.versions) - set(model.problems))]
+    return [str(version) for version in sorted({*model.sound, *model.engines})]
 
 
 def configuration(served: Served, settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from service.api.oip.inference import Outcome
 from service.api.oip.models import Served
 from service.api.oip.parameters import Parameters
 from service.api.oip.statistics import Statistics
-from service.api.patience import allowed_s, patience
+from service.api.patience import Allowance, allowance, patience
 from service.errors import RequestMalformed
 
 router = APIRouter(prefix="/v2", tags=[documentation.TAG], responses=documentation.errors)
@@ -24,6 +24,8 @@ router = APIRouter(prefix="/v2", tags=[documentation.TAG], responses=documentati
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
+INDEX_BYTES = 2**10
+"""Most bytes of a request for the index: it is one word."""
 SMALL_COMPRESSED = 2**16
 """Less than this is compressed at once: it takes a millisecond (measured)."""
 
@@ -98,7 +100,7 @@ async def statistics(request: Request) -> Response:
 async def index(request: Request) -> Response:
     """Return what became of every model in the folder, or with `ready` of those that serve."""
     here = context.of(request)
-    body = await bodies.read_all(request, limit=here.settings.max_body_bytes)
+    body = await bodies.read_all(request, limit=INDEX_BYTES)
     try:
         asked = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:
@@ -143,7 +145,7 @@ async def infer(request: Request) -> Response:
         )
         said = parameters.read(served.parameters, call.parameters)
         watch.has_read()
-        async with patience(request.receive, _seconds(request, said)):
+        async with patience(request.receive, _allowance(request, said)):
             outcome = await inference.infer(here, served, call, said)
         watch.has_run(rows=outcome.rows)
         observing.note(rows=outcome.rows)
@@ -192,10 +194,10 @@ def _header_length(request: Request) -> int | None:
     return int(text)
 
 
-def _seconds(request: Request, said: Parameters) -> float:
+def _allowance(request: Request, said: Parameters) -> Allowance:
     """Return how long an inference may take: by the operator, the header and the parameter."""
-    allowed = allowed_s(request, context.of(request).settings.timeout_s)
-    return min(allowed, said.timeout / 1e6) if said.timeout else allowed
+    allowed = allowance(request, context.of(request).settings.timeout_s)
+    return allowed.at_most(said.timeout / 1e6) if said.timeout else allowed
 
 
 async def _find(request: Request) -> Served:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from service import tensors
 from service.api import answers
-from service.api.answers import json, negotiate, or_null, png
+from service.api.answers import OrNull, json, negotiate, png
 from service.errors import NotAcceptable
 from tests.service.bundles import AFFINE, SHIFT, TILES
 from tests.service.conftest import Client
@@ -95,7 +95,7 @@ def test_json_spells_what_json_has_not() -> None:
 
 
 def test_missing_numbers_are_null() -> None:
-    assert or_null(np.array([1.0, np.nan])) == [1.0, None]
+    assert b"".join(json({"error": OrNull(np.array([1.0, np.nan]))})) == b'{"error":[1.0,null]}\n'
 
 
 def test_grid_keeps_every_image_in_its_place() -> None:

@@ -316,7 +316,7 @@ def test_jpeg_is_read() -> None:
 
 
 def test_picture_and_its_type_must_agree() -> None:
-    with pytest.raises(RequestMalformed, match="not a PNG"):
+    with pytest.raises(RequestMalformed, match=r"not a PNG file\.$"):
         read_picture(encoded(colours(), "JPEG"), COLOUR, kind="PNG")
 
 

@@ -119,6 +119,12 @@ def test_include_of_a_density_that_is_not_exact_is_a_missing_capability(client: 
     assert (answer.status_code, answer.json()["code"]) == (409, "capability_missing")
 
 
+def test_include_of_labels_that_a_model_has_not_is_a_missing_capability(client: Client) -> None:
+    answer = client.get("/sample", params={"model": "ppca", "include": "label"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "capability_missing")
+    assert answer.json()["detail"] == "ppca has no labels to include."
+
+
 def test_labels_are_one_for_all_or_one_for_each(client: Client) -> None:
     query = {"model": "tiles", "n": 3, "seed": 2, "include": "label"}
     assert client.get("/sample", params=query | {"label": 2}).json()["label"] == [2, 2, 2]

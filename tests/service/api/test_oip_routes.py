@@ -180,6 +180,7 @@ def test_index_lists_what_serves_and_what_does_not(make_client: MakeClient, tmp_
     ready = client.post("/v2/repository/index", json={"ready": True}).json()
     assert len(ready) == 4
     assert client.post("/v2/repository/index", content=b"{").status_code == 400
+    assert client.post("/v2/repository/index", content=b" " * 2000).status_code == 413
 
 
 def test_older_version_is_served_when_it_is_named(make_client: MakeClient, tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_head_of_a_stream_says_its_length_and_computes_nothing(
     assert answer.status_code == 200
     assert int(answer.headers["content-length"]) == 128 + 100_000_000 * 8
     assert answer.headers["pushforward-seed"] == "7"
+    lines_of_unknown_length = client.request("HEAD", "/sample", params=address(5), headers=NDJSON)
+    assert "content-length" not in lines_of_unknown_length.headers
 
 
 @pytest.mark.usefixtures("small_windows")
