@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Any
 
 from service.errors import Draining, QueueFull
-from service.lanes import Batch, Job, Lane, Observer, Piece
+from service.lanes import SPENT, Batch, Job, Lane, Observer, Piece
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,9 @@ class Queue:
                 if job.abandoned or job.error:
                     continue
                 job.returned += piece.rows
+                job.run_s += run_s
+                if piece.first == 0:
+                    job.wait_s = batch.formed - job.since
                 job.error = error
                 if error:
                     self._forget(job)
@@ -311,6 +314,8 @@ class Batcher:
         except asyncio.CancelledError:
             self.queue.abandon(job)
             raise
+        if spent := SPENT.get():
+            spent.add(job)
         if job.error:
             raise job.error
 

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -115,6 +116,10 @@ class Job(Generic[Content]):
     error: Exception | None = field(default=None, init=False)
     abandoned: bool = field(default=False, init=False)
     since: float = field(default=0.0, init=False)
+    wait_s: float = field(default=0.0, init=False)
+    """From its arrival to its first batch."""
+    run_s: float = field(default=0.0, init=False)
+    """What the batches took that it had rows in, its batch mates' included."""
     over: "asyncio.Future[None] | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -125,6 +130,25 @@ class Job(Generic[Content]):
     def left(self) -> int:
         """Rows that no batch has taken yet."""
         return self.rows - self.taken
+
+
+@dataclass
+class Spent:
+    """Where the time of one request went: the waits and the runs of its jobs, added up."""
+
+    jobs: int = 0
+    wait_s: float = 0.0
+    run_s: float = 0.0
+
+    def add(self, job: Job[Any]) -> None:
+        """Take in a job that is over."""
+        self.jobs += 1
+        self.wait_s += job.wait_s
+        self.run_s += job.run_s
+
+
+SPENT: ContextVar[Spent | None] = ContextVar("spent", default=None)
+"""Of the request that is being worked on, if anybody wants to know."""
 
 
 @dataclass(frozen=True)

@@ -288,17 +288,27 @@ def labels_of(manifest: Manifest, label: int | Sequence[int] | None, *, n: int) 
         raise InputInvalid(
             f"field 'label': {manifest.name} has no labels. Leave it out.", field="label"
         )
-    classes = len(manifest.labels)
     wanted = np.asarray([label] * n if isinstance(label, int) else label, dtype=np.int64)
     if len(wanted) != n:
         raise InputInvalid(
             f"field 'label': expected one label, or {n} (one a row); got {len(wanted)}.",
             field="label",
         )
-    if ((wanted < 0) | (wanted >= classes)).any():
+    return Given(classes_of(manifest, wanted))
+
+
+def classes_of(manifest: Manifest, label: Array) -> Array:
+    """Return labels that are all the model's. A graph would take -1 for the last one.
+
+    Raises:
+        InputInvalid: One is not.
+    """
+    labels = manifest.labels or ()
+    outside = (label < 0) | (label >= len(labels))
+    if outside.any():
         raise InputInvalid(
-            f"field 'label': expected 0 to {classes - 1} "
-            f"({', '.join(manifest.labels)}); got {wanted[(wanted < 0) | (wanted >= classes)][0]}.",
+            f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); "
+            f"got {label[outside][0]}.",
             field="label",
         )
-    return Given(wanted)
+    return label

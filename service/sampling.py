@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from service.engine import Engine
-from service.errors import CapabilityMissing
+from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Labels, Noise, Source
 from service.manifest import Manifest, Role
-from service.noise import Stream
+from service.noise import ROWS, Stream
 from service.operations import Answer, Extra, Observation, Picture, labels_of, run
 from service.windows import one_ahead
 
@@ -46,6 +46,19 @@ class Drawing:
     observation: Observation | None = None
     include: Sequence[Extra] = ()
     outputs: Sequence[Picture] = ("x",)
+
+    def __post_init__(self) -> None:
+        """Pass if a seed has these rows.
+
+        Raises:
+            InputInvalid: It ends before.
+        """
+        if self.start + self.n > ROWS:
+            raise InputInvalid(
+                f"field 'start': the last row of a seed is {ROWS - 1}; got {self.start} + {self.n} "
+                "rows.",
+                field="start",
+            )
 
     def part(self, first: int, rows: int) -> "Drawing":
         """Return what asks for some of these rows."""

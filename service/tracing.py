@@ -46,7 +46,7 @@ class Tracing:
         """Return the id of the trace that the request is part of."""
         return format(self._span().get_span_context().trace_id, "032x")
 
-    def describe(self, attributes: Mapping[str, str | int]) -> None:
+    def describe(self, attributes: Mapping[str, str | int | float]) -> None:
         """Say more about the request, in its span."""
         self._span().set_attributes(
             {f"pushforward.{name}": value for name, value in attributes.items()}

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import tensors
+from service.api import quality
 from service.api.bodies import JSON, NPY, in_thread
 from service.api.streams import Stream
 from service.errors import NotAcceptable
@@ -71,7 +72,7 @@ def negotiate(
     is_picture = makes_events and manifest.event.kind == "image"
     offered = [JSON, NPY, *[PNG] * is_picture, *[NDJSON] * streams]
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
-    ranges = _ranges(accept)
+    ranges = dict(quality.items(accept))
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))
     if _quality(best, ranges) == 0:
         why = "" if is_picture or not _quality(PNG, ranges) else ", and that is no picture"
@@ -81,25 +82,6 @@ def negotiate(
             f"'Accept: {accept[:100]}' takes none of these."
         )
     return best
-
-
-def _ranges(accept: str) -> dict[str, float]:
-    ranges = {}
-    for item in accept.split(","):
-        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
-        if media_range:
-            ranges[media_range] = _q(parameters)
-    return ranges
-
-
-def _q(parameters: Sequence[str]) -> float:
-    """Return the quality among an Accept item's parameters; one that is no number counts as 1."""
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            digits = value.strip().replace(".", "", 1)
-            return min(float(value), 1.0) if digits.isdecimal() and digits.isascii() else 1.0
-    return 1.0
 
 
 def _quality(media_type: str, ranges: Mapping[str, float]) -> float:

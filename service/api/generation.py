@@ -15,7 +15,6 @@ from service.api.routing import plain_router
 from service.bundle import digest
 from service.engine import Engine
 from service.errors import InputInvalid
-from service.noise import ROWS
 from service.runtime import onnxruntime
 from service.settings import Settings
 
@@ -149,12 +148,6 @@ def _check_sample(call: schemas.Sample, media_type: str, settings: Settings) -> 
             f"field 'n': at most {settings.max_stream_rows} rows in one stream; got {call.n}. "
             "Ask for the others by 'start' in further calls.",
             field="n",
-        )
-    if call.start + call.n > ROWS:
-        raise InputInvalid(
-            f"field 'start': the last row of a seed is {ROWS - 1}; got {call.start} + {call.n} "
-            "rows.",
-            field="start",
         )
     if call.include and media_type not in (JSON, NDJSON):
         raise InputInvalid(

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.lanes import SPENT, Spent
 from service.logs import REQUEST_ID, AccessLog
 from service.metrics import Metrics
 from service.tracing import Tracing
@@ -55,8 +56,22 @@ class Exchange:
     """
 
     __slots__ = (
-        "_receive", "_send", "_tracing", "began", "identity", "is_complete", "is_gone", "outcome",
-        "request_id", "rows", "rows_sent", "scope", "sent_bytes", "status", "trace_id",
+        "_receive",
+        "_send",
+        "_tracing",
+        "began",
+        "identity",
+        "is_complete",
+        "is_gone",
+        "outcome",
+        "request_id",
+        "rows",
+        "rows_sent",
+        "scope",
+        "sent_bytes",
+        "spent",
+        "status",
+        "trace_id",
         "traceparent",
     )  # fmt: skip
 
@@ -77,6 +92,7 @@ class Exchange:
         self.identity: dict[str, str | int] = {}
         self.rows: int | None = None
         self.rows_sent: int | None = None
+        self.spent = Spent()
         self.sent_bytes = 0
         self.is_complete = False
         self.is_gone = False
@@ -125,12 +141,23 @@ class Exchange:
     def _describe(self, tracing: Tracing) -> None:
         """Say in the span what it is about. It ends with the last byte, so later is too late."""
         self.trace_id = tracing.trace_id
-        attributes = {**self.identity, "request_id": self.request_id.decode()}
+        attributes: dict[str, str | int | float] = {
+            **self.identity,
+            "request_id": self.request_id.decode(),
+        }
         if self.rows is not None:
             attributes["rows"] = self.rows
         if self.outcome:
             attributes["outcome"] = self.outcome
+        attributes |= self.durations_ms()
         tracing.describe(attributes)
+
+    def durations_ms(self) -> dict[str, float]:
+        """Return what its jobs waited for a device, and what the runs took that they were in."""
+        if not self.spent.jobs:
+            return {}
+        waited, ran = self.spent.wait_s * 1000, self.spent.run_s * 1000
+        return {"wait_ms": round(waited, 3), "run_ms": round(ran, 3)}
 
     def result(self) -> tuple[int, str]:
         """Return the status and the outcome of a request that is over."""
@@ -220,6 +247,7 @@ class Observing:
         exchange = Exchange(scope, receive, send, tracing=self._tracing)
         # Not reset: a request has a task of its own, and what the server logs of it comes later.
         _CURRENT.set(exchange)
+        SPENT.set(exchange.spent)
         REQUEST_ID.set(exchange.request_id.decode())
         self._under_way += 1
         try:
@@ -274,7 +302,7 @@ def _entry(exchange: Exchange, status: int, outcome: str, *, duration_s: float) 
         entry["rows"] = exchange.rows
     if exchange.rows_sent is not None:
         entry["rows_sent"] = exchange.rows_sent
-    return entry
+    return entry | exchange.durations_ms()
 
 
 def telemetry(tracing: Tracing | None) -> TelemetryConfig:

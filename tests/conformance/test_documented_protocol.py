@@ -66,7 +66,12 @@ def test_printed_python_calls_answer_what_is_printed(shipped: Process) -> None:
 
 
 def test_every_parameter_is_documented() -> None:
-    kinds = (parameters.Parameters, parameters.Seeded, parameters.Estimated, parameters.Sampled)
+    kinds = (
+        parameters.Parameters,
+        parameters.NoiseParameters,
+        parameters.DrawParameters,
+        parameters.SampleParameters,
+    )
     known = {name for kind in kinds for name in kind.model_fields} | {"binary_data_output"}
     assert {name.strip("`") for name in cells("Parameters", 0)} == known
 

@@ -78,6 +78,7 @@ def test_request_is_a_span_in_the_trace_that_it_came_with(traced: Client, export
     assert said["http.response.status_code"] == 200
     assert said["url.path"] == "/sample"
     ours = {name: value for name, value in said.items() if name.startswith("pushforward.")}
+    assert all(isinstance(ours.pop(f"pushforward.{what}_ms"), float) for what in ("wait", "run"))
     assert ours == {
         "pushforward.model": "ppca", "pushforward.version": 1, "pushforward.seed": 9,
         "pushforward.start": 0, "pushforward.rows": 3, "pushforward.request_id": "mine",

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, cast, get_args
 
+from service.api import quality
 from service.errors import BodyTooLarge, MediaTypeUnsupported, RequestMalformed
 
 Encoding = Literal["gzip", "deflate"]
@@ -74,23 +75,9 @@ def choose(accepted: str) -> Encoding | None:
     Of equals gzip comes first, and what is not compressed last: who names a compression
     wants it (RFC 9110, section 12.5.3).
     """
-    quality: dict[str, float] = {}
-    for item in accepted.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        quality[name] = _q(parameters)
-    best = max(get_args(Encoding), key=lambda name: quality.get(name, 0.0))
-    liked = quality.get(best, 0.0)
-    if liked == 0.0 or liked < quality.get("identity", 0.0):
+    wanted = dict(quality.items(accepted))
+    best = max(get_args(Encoding), key=lambda name: wanted.get(name, 0.0))
+    liked = wanted.get(best, 0.0)
+    if liked == 0.0 or liked < wanted.get("identity", 0.0):
         return None
     return cast(Encoding, best)
-
-
-def _q(parameters: Iterable[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0

@@ -6,19 +6,19 @@ from typing import cast
 
 import numpy as np
 
-from service import noise, sampling, tensors
+from service import noise, operations, sampling, tensors
 from service.api import context
 from service.api.bodies import SMALL_BYTES, in_thread
 from service.api.context import Context
 from service.api.oip.models import LABEL, ROWS, SAMPLE, Served
-from service.api.oip.parameters import Estimated, Parameters, Sampled, Seeded
+from service.api.oip.parameters import DrawParameters, NoiseParameters, Parameters, SampleParameters
 from service.api.oip.wire import Call
 from service.engine import Engine
-from service.errors import InputInvalid, NotANumber
+from service.errors import InputInvalid
 from service.feeds import Draws, Noise, Source
 from service.manifest import Manifest, TensorSpec
 from service.noise import Stream
-from service.operations import DEFAULT_DRAWS, Extra, Picture
+from service.operations import DEFAULT_DRAWS, Extra, Picture, classes_of
 from service.tensors import Array
 
 
@@ -56,7 +56,7 @@ async def infer(here: Context, served: Served, call: Call, said: Parameters) -> 
         EngineFailed: The graph failed.
     """
     if served.task == SAMPLE:
-        return await _sample(here, served.engine, call, cast(Sampled, said))
+        return await _sample(here, served.engine, call, cast(SampleParameters, said))
     size = sum(array.nbytes for array in call.inputs.values())
     given = await in_thread(size >= SMALL_BYTES, _check_inputs, served, call.inputs)
     field, array = next(iter(given.items()))
@@ -67,26 +67,13 @@ async def infer(here: Context, served: Served, call: Call, said: Parameters) -> 
     wanted = {each.name for each in call.outputs}
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     asked = sorted(wanted | {"x"} if "pixels" in wanted else wanted)
-    try:
-        answer = await served.engine.run(served.task, feeds, asked)
-    except NotANumber as error:
-        raise InputInvalid(
-            f"field '{field}': row {error.row} is too large for {served.name}: the answer is not "
-            "a number. Send values of the size of what it was trained on.",
-            field=field,
-        ) from error
+    answer = await operations.run(served.engine, served.task, feeds, outputs=asked, given=field)
     return Outcome(answer, rows, seed)
 
 
-async def _sample(here: Context, engine: Engine, call: Call, said: Sampled) -> Outcome:
+async def _sample(here: Context, engine: Engine, call: Call, said: SampleParameters) -> Outcome:
     n = _rows_wanted(call, said)
     here.check_values(engine, n, field="n")
-    if said.start + n > noise.ROWS:
-        raise InputInvalid(
-            f"parameter 'start': the last row of a seed is {noise.ROWS - 1}; got {said.start} + "
-            f"{n} rows.",
-            field="start",
-        )
     seed = context.seed_or_new(said.seed)
     wanted = [each.name for each in call.outputs]
     extras = [cast(Extra, name) for name in ("z", "label") if name in wanted]
@@ -107,7 +94,7 @@ async def _sample(here: Context, engine: Engine, call: Call, said: Sampled) -> O
     return Outcome(arrays, n, seed, said.start)
 
 
-def _rows_wanted(call: Call, said: Sampled) -> int:
+def _rows_wanted(call: Call, said: SampleParameters) -> int:
     rows = call.inputs.get(ROWS.name)
     if rows is None:
         return said.n or 1
@@ -171,21 +158,13 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
 
 
 def _check_label(manifest: Manifest, array: Array) -> Array:
-    """Return labels, shape (n,), all in range. A graph would take -1 for the last one."""
+    """Return labels, shape (n,), all in range."""
     if array.ndim == 0 or array.shape[1:] not in ((), (1,)) or len(array) == 0:
         raise InputInvalid(
             f"field 'label': expected shape (n, 1) or (n); got {tuple(array.shape)}.",
             field="label",
         )
-    labels, classes = array.reshape(-1), manifest.labels or ()
-    outside = (labels < 0) | (labels >= len(classes))
-    if outside.any():
-        raise InputInvalid(
-            f"field 'label': expected 0 to {len(classes) - 1} ({', '.join(classes)}); "
-            f"got {labels[outside][0]}.",
-            field="label",
-        )
-    return labels
+    return classes_of(manifest, array.reshape(-1))
 
 
 def _check_draws(spec: TensorSpec, array: Array) -> int:
@@ -212,9 +191,9 @@ def _fill(
         InputInvalid: There are too many draws, or both noise and what to make it of was sent.
     """
     noisy = next((spec for spec in served.signature.inputs if spec.noise), None)
-    if noisy is None or not isinstance(said, Seeded):
+    if noisy is None or not isinstance(said, NoiseParameters):
         return None
-    draws = said.draws if isinstance(said, Estimated) else None
+    draws = said.draws if isinstance(said, DrawParameters) else None
     sent = feeds.get(noisy.name)
     if isinstance(sent, np.ndarray):
         for name, value in (("seed", said.seed), ("draws", draws)):
@@ -223,10 +202,10 @@ def _fill(
                     f"parameter '{name}': '{noisy.name}' itself was sent. Send one or the other.",
                     field=name,
                 )
-        if isinstance(said, Estimated):
+        if isinstance(said, DrawParameters):
             here.check_draws(rows, sent.shape[1])
         return None
-    if isinstance(said, Estimated):
+    if isinstance(said, DrawParameters):
         draws = draws or DEFAULT_DRAWS
         here.check_draws(rows, draws)
     seed = context.seed_or_new(said.seed)

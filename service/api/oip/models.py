@@ -68,11 +68,13 @@ class Served:
     def parameters(self) -> type[Parameters]:
         """What it may be told."""
         if self.task == SAMPLE:
-            return parameters.Sampled
+            return parameters.SampleParameters
         noisy = [spec for spec in self.signature.inputs if spec.noise]
         if not noisy:
             return Parameters
-        return parameters.Estimated if "draws" in noisy[0].shape else parameters.Seeded
+        return (
+            parameters.DrawParameters if "draws" in noisy[0].shape else parameters.NoiseParameters
+        )
 
 
 async def find(request: Request, name: str, version: str | None) -> Served:

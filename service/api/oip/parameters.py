@@ -22,7 +22,7 @@ class Parameters(BaseModel):
     priority: int | None = Field(None, ge=0, description="Read and not used: all are equal here.")
 
 
-class Seeded(Parameters):
+class NoiseParameters(Parameters):
     """Of a graph that takes noise."""
 
     seed: int | None = Field(
@@ -33,7 +33,7 @@ class Seeded(Parameters):
     )
 
 
-class Estimated(Seeded):
+class DrawParameters(NoiseParameters):
     """Of a graph that takes noise in draws."""
 
     draws: int | None = Field(
@@ -44,7 +44,7 @@ class Estimated(Seeded):
     )
 
 
-class Sampled(Seeded):
+class SampleParameters(NoiseParameters):
     """Of sampling: rows start .. start + n - 1 of a seed."""
 
     n: int | None = Field(None, ge=1, description="How many rows. Default: those of `rows`, or 1.")

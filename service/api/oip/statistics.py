@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from starlette.requests import ClientDisconnect
 
 from service.api.oip.models import Served
+from service.lanes import SPENT
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Counts:
     rows: int = 0
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
@@ -55,15 +57,15 @@ class Counts:
         self.rows += watch.rows
         self.success.add(now - watch.began_ns)
         self.compute_input.add(watch.read_ns - watch.began_ns)
-        self.compute_infer.add(watch.ran_ns - watch.read_ns)
+        self.queue.add(watch.waited_ns)
+        self.compute_infer.add(watch.ran_ns - watch.read_ns - watch.waited_ns)
         self.compute_output.add(now - watch.ran_ns)
 
     def said(self, served: Served) -> dict[str, object]:
         """Return the form of the protocol.
 
         Runs are shared with other requests and other calls, so executions are counted as
-        requests. Every request goes through the queue; how long it waits there is part of
-        compute_infer.
+        requests.
         """
         nothing = Duration().said()
         return {
@@ -75,7 +77,7 @@ class Counts:
             "inference_stats": {
                 "success": self.success.said(),
                 "fail": self.fail.said(),
-                "queue": Duration(self.success.count).said(),
+                "queue": self.queue.said(),
                 "compute_input": self.compute_input.said(),
                 "compute_infer": self.compute_infer.said(),
                 "compute_output": self.compute_output.said(),
@@ -91,6 +93,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.rows = 0
+        self.waited_ns = 0
         self.began_ns = self.read_ns = self.ran_ns = time.perf_counter_ns()
 
     def has_read(self) -> None:
@@ -101,6 +104,8 @@ class Watch:
         """Note that the graph has answered so many rows."""
         self.rows = rows
         self.ran_ns = time.perf_counter_ns()
+        if spent := SPENT.get():
+            self.waited_ns = min(round(spent.wait_s * 1e9), self.ran_ns - self.read_ns)
 
 
 class Statistics:

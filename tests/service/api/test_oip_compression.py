@@ -73,7 +73,7 @@ def test_what_is_compressed_expands_again() -> None:
         ("gzip;q=0.5, identity", None),
         ("identity;q=0.5, gzip", "gzip"),
         ("GZIP; Q=1", "gzip"),
-        ("gzip;q=nonsense", None),
+        ("gzip;q=nonsense", "gzip"),
         ("br", None),
         ("*", None),
     ],
