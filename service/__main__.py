@@ -20,7 +20,7 @@ from service.app import create_app
 from service.batching import Batcher
 from service.engine import Engine
 from service.errors import DeviceUnavailable, ServiceError
-from service.session import Device
+from service.session import Device, Limit
 from service.settings import PREFIX, Settings, misspelt
 
 log = logging.getLogger(__name__)
@@ -135,9 +135,13 @@ def _folders(path: Path) -> list[Path]:
 def _verify(folder: Path) -> int:
     batcher = Batcher(devices=1)
     try:
-        engine = Engine(bundle.read(folder), Device("cpu"), batcher=batcher)
+        limit = Limit(Settings.model_fields["max_load_s"].default)
+        engine = Engine(bundle.read(folder), Device("cpu"), batcher=batcher, limit=limit)
     except ServiceError as error:
         print(f"bad  {error.detail}")
+        return 1
+    except Exception as error:  # one unreadable bundle must not hide what is true of the others
+        print(f"bad  {folder}: {type(error).__name__}: {error}")
         return 1
     finally:
         batcher.close()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from service.errors import Draining, QueueFull
+from service.errors import Draining, EngineFailed, QueueFull
 from service.lanes import SPENT, Batch, Job, Lane, Observer, Piece
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Queue:
             run_s: What it took.
             error: Why it failed, if it did: all its jobs then fail.
         """
-        lane, ended = batch.lane, []
+        lane, ended, dropped = batch.lane, [], 0
         with self._changed:
             self._running -= 1
             if error is None:
@@ -119,12 +119,13 @@ class Queue:
                     job.wait_s = batch.formed - job.since
                 job.error = error
                 if error:
+                    dropped += job.left
                     self._forget(job)
                 if error or job.returned == job.rows:
                     ended.append(job)
-        gone = sum(piece.rows for piece in batch.pieces if piece.job.abandoned)
-        if gone:
-            self._tell(self._observer.dropped, lane, rows=gone)
+        dropped += sum(piece.rows for piece in batch.pieces if piece.job.abandoned)
+        if dropped:
+            self._tell(self._observer.dropped, lane, rows=dropped)
         if error:
             self._tell(self._observer.failed, lane, rows=batch.rows)
             return ended
@@ -316,8 +317,9 @@ class Batcher:
             raise
         if spent := SPENT.get():
             spent.add(job)
-        if job.error:
-            raise job.error
+        if job.error:  # one for each: a trace that many requests share tells of none of them
+            detail = getattr(job.error, "detail", f"{'.'.join(job.lane.name)} failed: {job.error}")
+            raise EngineFailed(detail) from job.error
 
     @contextlib.contextmanager
     def hold(self, device: int) -> Iterator[None]:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 
@@ -85,7 +86,7 @@ def read(folder: Path) -> Bundle:
 
     Schema, name and version against the folder, hashes, that no file lies elsewhere, forbidden
     operators, tensors of each graph, golden vectors. What only a device can tell (do the golden
-    vectors come out?) is checked by `service.session`.
+    vectors come out?) is tried by `service.proof`.
 
     Raises:
         BundleInvalid: One sentence that says which file or field is wrong, and how.
@@ -133,13 +134,14 @@ def _by_file(manifest: Manifest) -> dict[str, list[Graph]]:
 
 
 def versions(models: Path, name: str) -> list[int]:
-    """Return the versions of a model that lie in `models/<name>/`, newest first."""
+    """Return the versions of a model that lie in `models/<name>/`, newest first.
+
+    Raises:
+        OSError: The folder is there and cannot be looked into, so that nobody knows.
+    """
     try:
         entries = os.listdir(models / name)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:  # such as lost+found, at the root of a volume
-        _pass_over(models / name, error.strerror)
         return []
     return sorted((int(entry) for entry in entries if _VERSION.fullmatch(entry)), reverse=True)
 
@@ -152,31 +154,48 @@ def names(models: Path) -> list[str]:
         return []
 
 
-def lying(models: Path) -> dict[str, tuple[int, ...]]:
+def lying(
+    models: Path, known: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+) -> dict[str, tuple[int, ...]]:
     """Return by name, in order, the versions that lie in a folder of models, newest first.
+
+    Args:
+        models: Folder of all models.
+        known: What lay there before. It is believed of a model that cannot be looked into.
 
     Raises:
         OSError: The folder itself cannot be looked into, so that nobody knows.
     """
     # What is hidden is none of ours, and what cannot be printed could not be told either.
     entries = sorted(e for e in os.listdir(models) if e[0] != "." and e.isprintable())
-    found = {entry: tuple(versions(models, entry)) for entry in entries}
+    found: dict[str, tuple[int, ...]] = {}
+    for entry in entries:
+        try:
+            found[entry] = tuple(versions(models, entry))
+        except OSError as error:  # for a moment, or for good, as lost+found on a volume
+            _pass_over(models / entry, error.strerror)
+            found[entry] = known.get(entry, ())
     return {name: numbers for name, numbers in found.items() if numbers}
 
 
 @functools.lru_cache(maxsize=128)
 def _pass_over(folder: Path, why: str) -> None:
-    """Say once, and not at every look, that a folder is left out."""
-    log.warning("passing over %s: %s", folder, why)
+    """Say once, and not at every look, that nobody can tell what is in a folder."""
+    log.warning("cannot look into %s: %s", folder, why)
 
 
-def stamp(folder: Path) -> Stamp:
-    """Return what tells whether a version's files have changed since, without reading them."""
+def stamp(folder: Path) -> Stamp | None:
+    """Return what tells whether a version's files have changed since, without reading them.
+
+    None if nobody can tell.
+    """
     try:
         with os.scandir(folder) as entries:
             statuses = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
-    except OSError:  # gone, or not ours to look into
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
+    except OSError:
+        return None
     return frozenset(
         (name, status.st_ino, status.st_size, status.st_mtime_ns)
         for name, status in statuses.items()

@@ -19,7 +19,7 @@ from service.feeds import Given, Source, in_rows
 from service.lanes import Job
 from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role
 from service.proof import prove
-from service.runs import Feeds, GraphLane, Rows, shape_of
+from service.runs import Feeds, GraphLane, Rows
 from service.session import Device, Limit, Session
 from service.tensors import Array
 
@@ -95,15 +95,15 @@ class Engine:
             if not self._is_cpu:  # the first runs are captured, and nobody may run meanwhile
                 for index in range(self._batcher.devices):
                     held.enter_context(self._batcher.hold(index))
+            # What was found of each graph where it serves.
             self.proofs = {
                 role: prove(bundle, role, dict.fromkeys(sessions), limit=limit)
                 for role, sessions in self.sessions.items()
             }
-        """What was found of each graph where it serves."""
         self.lanes = {
             (role, width): self._lane(role, graph, width, limit)
             for role, graph in self.manifest.graphs.items()
-            for width in (DRAW_WIDTHS if has_draws(graph) else (None,))
+            for width in (DRAW_WIDTHS if graph.has_draws else (None,))
         }
 
     async def run(
@@ -139,7 +139,7 @@ class Engine:
             name: Given(feed) if isinstance(feed, np.ndarray) else feed
             for name, feed in feeds.items()
         }
-        if has_draws(graph):
+        if graph.has_draws:
             return await self._run_draws(role, sources, outputs, events=events, begun=begun)
         return await self._run(role, None, sources, outputs, rows=events, begun=begun)
 
@@ -208,6 +208,8 @@ class Engine:
             for index, session in enumerate(dict.fromkeys(sessions)):
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, graph, bucket, width, limit)
+            if seconds and took > self._max_s:
+                break
             no_gain = bool(seconds) and _gain(seconds[last], last, took, bucket) < GAIN
             seconds[bucket] = max(took, LEAST_S)
             if took > self._max_s or (self._is_cpu and took > ONCE_S and no_gain):
@@ -245,6 +247,9 @@ def _check(feeds: Feeds, graph: Graph, *, where: str) -> None:
     """
     if feeds.keys() != {spec.name for spec in graph.inputs}:
         raise EngineFailed(f"{where} was given {', '.join(feeds)}. This is a bug.")
+    lengths = {len(feed) for feed in feeds.values() if isinstance(feed, np.ndarray)}
+    if len(lengths) > 1:
+        raise EngineFailed(f"{where} was given inputs of {lengths} rows. This is a bug.")
     for spec in graph.inputs:
         feed = feeds[spec.name]
         if not isinstance(feed, np.ndarray):
@@ -260,16 +265,13 @@ def _check(feeds: Feeds, graph: Graph, *, where: str) -> None:
             )
 
 
-def has_draws(graph: Graph) -> bool:
-    """Return whether a graph has an axis for Monte-Carlo draws."""
-    return any("draws" in spec.shape for spec in graph.inputs)
-
-
 def _time(session: Session, graph: Graph, bucket: int, width: int | None, limit: Limit) -> float:
     """Return the seconds that a run of a bucket takes, after the first one if that is quick."""
     feeds = {
         spec.name: np.full(
-            shape_of(spec, bucket, width), 0.5 if spec.noise == "uniform" else 0, dtype=spec.dtype
+            spec.sized(batch=bucket, draws=width or 1),
+            0.5 if spec.noise == "uniform" else 0,
+            dtype=spec.dtype,
         )
         for spec in graph.inputs
     }
@@ -282,6 +284,7 @@ def _time(session: Session, graph: Graph, bucket: int, width: int | None, limit:
         began = clock()
         session.run(feeds, outputs, limit=limit)
         took = clock() - began
-        if took > ONCE_S and not session.is_captured:
+        # On a GPU the first run also makes the buffers, and may take any time.
+        if took > ONCE_S and session.place == "cpu":
             break
     return took

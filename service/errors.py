@@ -130,7 +130,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class EngineFailed(ServiceError):
-    """A graph failed at run time. Always a bug or a broken device, never the caller's fault."""
+    """A graph failed at run time: a bug, or a broken device."""
 
     code = "engine_failed"
 

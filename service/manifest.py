@@ -72,6 +72,11 @@ class TensorSpec(Frozen):
         """Return "float32 (batch, 1, 28, 28)", the form every error message uses."""
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
 
+    def sized(self, *, batch: int, draws: int = 1) -> list[int]:
+        """Return the shape of a tensor of so many rows, of so many draws each."""
+        lengths = {"batch": batch, "draws": draws}
+        return [axis if isinstance(axis, int) else lengths[axis] for axis in self.shape]
+
 
 class Tolerance(Frozen):
     """How far an output may be from the float64 reference: |a - b| <= absolute + relative |b|."""
@@ -94,6 +99,11 @@ class Graph(Frozen):
     rows_exact_at: Literal[1, 8] | None = None
     """A row's bytes do not depend on its batch when row counts are multiples of this, on the
     CPU type that exported. None: equal to float tolerance only."""
+
+    @property
+    def has_draws(self) -> bool:
+        """Whether it has an axis for Monte-Carlo draws."""
+        return any("draws" in spec.shape for spec in self.inputs)
 
     @model_validator(mode="after")
     def _every_output_has_a_tolerance(self) -> Self:
@@ -165,6 +175,14 @@ class Density(Frozen):
     """What it is a density of and per what, in words: "the 8-bit image", "per unit of x"."""
     preprocessing: str = ""
     """What was done to x before the model saw it. Its Jacobian is part of the density."""
+
+    @model_validator(mode="after")
+    def _kind_and_estimator_agree(self) -> Self:
+        kinds = {"exact": "exact", "importance": "estimate", "dequantisation": "estimate"}
+        kind = kinds.get(self.estimator or "", "none")
+        if self.kind != kind:
+            raise ValueError(f"estimator {self.estimator} is of kind {kind}, not {self.kind}")
+        return self
 
 
 class Figure(Frozen):
@@ -294,8 +312,6 @@ class Manifest(Interface):
             "importance": "elbo",
         }
         role = needs.get(self.density.estimator)
-        if (self.density.kind == "none") != (role is None):
-            raise ValueError("density: an estimator goes with every kind but none")
         if role and role not in self.graphs:
             raise ValueError(f"density: estimator {self.density.estimator} needs a {role} graph")
         if ("observe" in self.graphs) != (self.observation is not None):

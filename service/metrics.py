@@ -44,7 +44,7 @@ ROWS_BOUNDS = tuple(2**k for k in range(13))
 METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
 """Others are counted as one, so that a stranger cannot fill the memory with made-up ones."""
 STATES = ("loading", "ready", "failed", "unloaded")
-"""The states of a model's version. What is not loaded because a newer one serves has none."""
+"""The states of a model's version, as `service.shelf` has them."""
 
 
 class Named(Protocol):
@@ -289,7 +289,7 @@ class Metrics(Observer):
 
         Args:
             queue: What waits.
-            models: What became of every version that was tried.
+            models: What became of every version that lies there or serves.
             device: Where graphs run, in words.
             runtime: Version of ONNX Runtime.
         """

@@ -107,9 +107,7 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
         if draws:
             shape = manifest.latent.shape
             noise = Draws(seed, Stream.POSTERIOR, shape, draws=draws)
-            eps = await asyncio.to_thread(noise.rows, 0, len(x) * draws)
-            eps = eps.reshape(len(x), draws, *shape)
-            z = answer["mean"][:, None] + answer["scale"][:, None] * eps
+            z = await asyncio.to_thread(_posterior, answer["mean"], answer["scale"], noise)
         return {"z": z, **answer}
     if draws is not None:
         raise InputInvalid(
@@ -119,6 +117,13 @@ async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> A
     if manifest.density.estimator == "dequantisation":
         feeds["noise"] = _below_levels(engine, seed, first=0, draws=1)
     return await run(engine, "encode", feeds, given="x")
+
+
+def _posterior(mean: Array, scale: Array, noise: Draws) -> Array:
+    """Return draws of q(z|x), shape (n, draws, ...)."""
+    eps = noise.rows(0, len(mean) * noise.draws).reshape(len(mean), noise.draws, *noise.shape)
+    drawn: Array = mean[:, None] + scale[:, None] * eps
+    return drawn
 
 
 async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
@@ -228,8 +233,8 @@ async def _importance(
     """Yield the elbo graph's answers, window by window along the draws."""
     shape = engine.manifest.latent.shape
 
-    def call(first: int, width: int) -> Awaitable[Answer]:
-        noise = Draws(seed, Stream.POSTERIOR, shape, first=first, draws=width)
+    def call(first: int, draws: int) -> Awaitable[Answer]:
+        noise = Draws(seed, Stream.POSTERIOR, shape, first=first, draws=draws)
         feeds: Feeds = {"x": x, "noise": noise}
         return run(engine, "elbo", feeds, given="x", begun=first > 0)
 
@@ -243,18 +248,18 @@ async def _dequantisation(
 ) -> AsyncGenerator[Answer, None]:
     """Yield log p(x + u) of so many draws of u as log_weight (n, draws of the window)."""
 
-    async def call(first: int, width: int) -> Answer:
-        noise = _below_levels(engine, seed, first=first, draws=width)
+    async def call(first: int, draws: int) -> Answer:
+        noise = _below_levels(engine, seed, first=first, draws=draws)
         answer = await run(
             engine,
             "log_density",
-            {"x": Given(x, width), "noise": noise},
+            {"x": Given(x, draws), "noise": noise},
             given="x",
-            rows=len(x) * width,
-            repeats=width,
+            rows=len(x) * draws,
+            repeats=draws,
             begun=first > 0,
         )
-        return {"log_weight": answer["log_density"].reshape(len(x), width)}
+        return {"log_weight": answer["log_density"].reshape(len(x), draws)}
 
     async with aclosing(one_ahead(_windows(call, len(x), draws))) as windows:
         async for answer in windows:

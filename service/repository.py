@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -72,7 +72,9 @@ class Repository:
         self._old_versions = old_versions
         self._observer: Observer = observer or Silent()
         self._sees = True
-        self._shelf = Shelf(self._lying() or {}, old_versions=old_versions, observer=self._observer)
+        self._shelf = Shelf(
+            self._lying({}) or {}, old_versions=old_versions, observer=self._observer
+        )
         self._under_way: dict[Key, Future[Engine | None]] = {}
         self._limits: set[Limit] = set()
         self._beginning = threading.Lock()
@@ -206,7 +208,7 @@ class Repository:
             Draining: The service is shutting down.
         """
         engine = self.at_hand(name, version)
-        if engine or version is None:
+        if engine is not None or version is None:  # which it never is without an engine
             return engine or self.engine(name)
         key = (self._named(name).name, version)
         future, is_mine = self._begin(key)
@@ -244,10 +246,10 @@ class Repository:
                 return
             self._stopped.wait(self._poll_s)
 
-    def _lying(self) -> dict[str, tuple[int, ...]] | None:
+    def _lying(self, known: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]] | None:
         """Return what lies in the folder; None, and a line in the log, if nobody can tell."""
         try:
-            lying = bundle.lying(self.folder)
+            lying = bundle.lying(self.folder, known)
         except OSError as error:  # such as a network's folder: what is loaded goes on serving
             if self._sees:
                 log.error("cannot look into %s, and keep what is loaded: %s", self.folder, error)
@@ -258,20 +260,20 @@ class Repository:
 
     def _take_stock(self) -> bool:
         """Forget what has gone or changed. Return whether the folder could be looked into."""
-        lying = self._lying()
+        lying = self._lying({name: model.versions for name, model in self.models.items()})
         if lying is None:
             return False
         changed = {
             key: stamp
             for key, stamp in self._shelf.tried().items()
-            if bundle.stamp(self._place(key)) != stamp
+            if bundle.stamp(self._place(key)) not in (stamp, None)
         }
         self._shelf.take_stock(lying, changed)
         return True
 
     def _weight(self, model: Model) -> int:
         """Return the bytes of a model's newest version."""
-        files = bundle.stamp(self._place((model.name, model.versions[0])))
+        files = bundle.stamp(self._place((model.name, model.versions[0]))) or ()
         return sum(size for _, _, size, _ in files)
 
     def _renew(self, name: str) -> None:
@@ -315,7 +317,7 @@ class Repository:
         if self._stopped.is_set():
             return None
         name, version = key
-        stamp = bundle.stamp(self._place(key))
+        stamp = bundle.stamp(self._place(key)) or frozenset()
         began = time.perf_counter()
         try:
             engine, is_new = self._engine_of(key)
@@ -329,8 +331,7 @@ class Repository:
             self._shelf.refuse(key, stamp, f"{type(error).__name__}: {error}")
         else:
             took = time.perf_counter() - began
-            self._shelf.admit(key, stamp, engine)
-            if is_new:
+            if self._shelf.admit(key, stamp, engine) and is_new:
                 log.info("%s version %d is ready on %s after %.2f s",
                          name, version, self.device.kind, took)  # fmt: skip
                 self._observer.loaded(name, version, took)

@@ -7,7 +7,7 @@ import numpy as np
 
 from service.feeds import Source, fill
 from service.lanes import Lane, Observer, Piece
-from service.manifest import Graph, Role, TensorSpec
+from service.manifest import Graph, Role
 from service.session import Session
 from service.tensors import Array
 
@@ -64,7 +64,8 @@ class GraphLane(Lane[Rows]):
         """Return a run: its inputs are filled, its outputs are those that anybody wants."""
         feeds: dict[str, Array] = {}
         for spec in self._graph.inputs:
-            feeds[spec.name] = np.empty(shape_of(spec, bucket, self._width), dtype=spec.dtype)
+            shape = spec.sized(batch=bucket, draws=self._width or 1)
+            feeds[spec.name] = np.empty(shape, dtype=spec.dtype)
             parts = [(p.job.content.feeds[spec.name], p.first, p.stop) for p in pieces]
             fill(feeds[spec.name], parts)
         wanted = {name for piece in pieces for name in piece.job.content.outputs}
@@ -128,9 +129,3 @@ def _put(piece: Piece[Rows], name: str, rows: Array) -> None:
     if name not in results:  # of two workers that come here at once, one wins
         results.setdefault(name, np.empty((job.rows, *rows.shape[1:]), dtype=rows.dtype))
     results[name][piece.first : piece.stop] = rows
-
-
-def shape_of(spec: TensorSpec, rows: int, width: int | None) -> list[int]:
-    """Return the shape of a tensor in a run of so many rows, of so many draws each."""
-    axes = {"batch": rows, "draws": width or 1}
-    return [axis if isinstance(axis, int) else axes[axis] for axis in spec.shape]

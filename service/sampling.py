@@ -82,7 +82,7 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
         EngineFailed: The graph failed, or answered NaN.
     """
     manifest = engine.manifest
-    _check_drawing(manifest, drawing)
+    check(manifest, drawing)
     n, seed, start = drawing.n, drawing.seed, drawing.start
     shape = manifest.latent.shape
     z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
@@ -90,9 +90,8 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
     if labels is not None:
         feeds["label"] = labels
-    role: Role = "decode"
-    if drawing.observation == "draw":
-        role = "observe"
+    role = role_of(drawing)
+    if role == "observe":
         feeds["noise"] = Noise(
             seed,
             Stream.OBSERVATION,
@@ -104,7 +103,7 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     outputs = sorted({"x", *drawing.outputs})
     answer = await run(engine, role, feeds, outputs=outputs, rows=n, begun=begun)
     if "log_density" in drawing.include:
-        answer |= await run(engine, "log_density", {"x": answer["x"]}, begun=True)
+        answer |= await run(engine, "log_density", {"x": answer["x"]}, begun=begun)
     if "z" in drawing.include:
         answer["z"] = await asyncio.to_thread(z.rows, 0, n)
     if "label" in drawing.include and labels is not None:
@@ -124,7 +123,7 @@ async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, Non
         As `sample`: of the first window, before anything was yielded.
     """
     row_bytes = 4 * max(engine.manifest.event.size, engine.manifest.latent.size)
-    lane = engine.lanes["decode", None]
+    lane = engine.lanes[role_of(drawing), None]
     window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / lane.row_s))
     window = max(lane.most, window // lane.most * lane.most)
     calls = (
@@ -141,7 +140,20 @@ async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, Non
             yield answer
 
 
-def _check_drawing(manifest: Manifest, drawing: Drawing) -> None:
+def role_of(drawing: Drawing) -> Role:
+    """Return which graph makes x."""
+    return "observe" if drawing.observation == "draw" else "decode"
+
+
+def check(manifest: Manifest, drawing: Drawing) -> None:
+    """Pass if a model can do this.
+
+    Raises:
+        CapabilityMissing: `observation` or `include` asks for what it has not.
+        InputInvalid: `label` is none of its own.
+    """
+    # One for all rows is looked at once, and not for each of a hundred million.
+    labels_of(manifest, drawing.label, n=1 if isinstance(drawing.label, int) else drawing.n)
     if drawing.observation and not manifest.observation:
         raise CapabilityMissing(
             f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",

@@ -86,7 +86,8 @@ class Model:
             return "ready"
         if version in self.problems:
             return "failed"
-        return "loading" if self.state == "loading" else "unloaded"
+        newest = next(iter(self.engines), 0)
+        return "loading" if self.state == "loading" or version > newest else "unloaded"
 
 
 class Shelf:
@@ -157,13 +158,16 @@ class Shelf:
         for name, model in before.items():
             self._report(model, after.get(name))
 
-    def admit(self, key: Key, stamp: Stamp, engine: Engine) -> None:
-        """Let a version serve. Of too many older ones the least recently used goes."""
+    def admit(self, key: Key, stamp: Stamp, engine: Engine) -> bool:
+        """Let a version serve, and return whether it does: it may have been removed meanwhile.
+
+        Of too many older ones the least recently used goes.
+        """
         name, version = key
         with self._changing:
             before = self.models.get(name)
             if before is None or version not in before.versions:
-                return  # it was removed meanwhile; whoever asked for it has it
+                return False  # whoever asked for it has it
             self._tried[key] = stamp
             for each in (*list(before.engines)[:1], version):
                 self.use((name, each))
@@ -180,6 +184,7 @@ class Shelf:
             )
             self.models = {**self.models, name: model}
         self._report(before, model)
+        return version in model.engines
 
     def refuse(self, key: Key, stamp: Stamp, why: str) -> None:
         """Note why a version does not serve."""

@@ -156,13 +156,9 @@ def to_onnx(
         outputs: Likewise of the outputs.
     """
     # Examples of 1 would be taken for constants; 3 and 5 stay symbols.
-    lengths = {"batch": 3, "draws": 5}
     axes = {"batch": Dim("batch", min=1, max=4096), "draws": Dim("draws", min=1, max=4096)}
     examples = tuple(
-        torch.zeros(
-            [a if isinstance(a, int) else lengths[a] for a in spec.shape],
-            dtype=getattr(torch, spec.dtype),
-        )
+        torch.zeros(spec.sized(batch=3, draws=5), dtype=getattr(torch, spec.dtype))
         for spec in inputs
     )
     shapes = tuple(
@@ -283,8 +279,7 @@ def _feeds(role: Role, module: nn.Module, interface: Interface, events: Array) -
 def _example(
     spec: TensorSpec, interface: Interface, events: Array, rng: np.random.Generator
 ) -> Array:
-    lengths = {"batch": GOLDEN_ROWS, "draws": GOLDEN_DRAWS}
-    shape = [a if isinstance(a, int) else lengths[a] for a in spec.shape]
+    shape = spec.sized(batch=GOLDEN_ROWS, draws=GOLDEN_DRAWS)
     if spec.name == "x":
         return np.resize(events[:GOLDEN_ROWS], shape).astype(np.float32)
     if spec.name == "label":
@@ -347,7 +342,8 @@ def _tolerance(name: str, interface: Interface, *, largest: float, rounding: flo
     """Return TOLERANCE for x, and for log-densities that much for each dimension.
 
     Where float32 itself is as coarse, as in a steep flow, x and codes may be as far off as
-    PyTorch's own float32 is, four times over: other processors round otherwise.
+    PyTorch's own answer without float64 throughout, four times over: other processors round
+    otherwise.
     """
     match name:
         case "pixels":

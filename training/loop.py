@@ -71,7 +71,7 @@ class TrainConfig(Frozen):
         "validated and exported. 0 keeps no average.",
     )
     precision: Literal["float32", "bf16"] = Field(
-        default="float32", description="bf16 trains under autocast; scores stay in float32."
+        default="float32", description="bf16 trains under autocast; scores and exports do not."
     )
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="Of initial weights, order of rows and noise."

@@ -1,13 +1,13 @@
 """What the runtime that serves makes of a bundle's graphs, measured on this CPU."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from service.bundle import Bundle
-from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role, TensorSpec
-from service.proof import repeats, replay
+from service.manifest import Graph, Manifest, Role
+from service.proof import batches, repeats, replay
 from service.session import Device, Session
 from service.tensors import Array
 
@@ -40,13 +40,14 @@ def rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
     """Return from which row count on a row's bytes do not depend on its batch, if from any.
 
     Every row of a batch of 64 is computed again in smaller batches, at other places and among
-    other neighbours, as the engine would: at powers of two, and at each of its numbers of draws.
+    other neighbours: at powers of two, as the engine pads, and at each of its numbers of draws.
+    That larger batches do no more than these is an inference.
     """
     rng = np.random.Generator(np.random.Philox(key=21))
     trials = [
         (feeds, session.run(feeds))
         for _ in range(SHUFFLES)
-        for feeds in _batches(session, golden, rng)
+        for feeds in batches(session.graph, session.role, golden, rng, rows=ROWS)
     ]
     for least in (1, 8):
         if all(
@@ -57,31 +58,6 @@ def rows_exact_at(session: Session, golden: Mapping[str, Array]) -> int | None:
         ):
             return least
     return None
-
-
-def _batches(
-    session: Session, golden: Mapping[str, Array], rng: np.random.Generator
-) -> Iterator[dict[str, Array]]:
-    """Yield a batch of `ROWS`, of a graph with draws one for each of `DRAW_WIDTHS`."""
-    inputs = session.graph.inputs
-    has_draws = any("draws" in spec.shape for spec in inputs)
-    for draws in DRAW_WIDTHS if has_draws else (1,):
-        yield {
-            spec.name: _noise(spec, draws, rng)
-            if spec.noise or spec.name == "z"
-            else np.resize(
-                vectors := golden[f"{session.role}.{spec.name}"], (ROWS, *vectors.shape[1:])
-            )
-            for spec in inputs
-        }
-
-
-def _noise(spec: TensorSpec, draws: int, rng: np.random.Generator) -> Array:
-    """Return new noise for each row: golden rows are few, and repeat."""
-    lengths = {"batch": ROWS, "draws": draws}
-    shape = [axis if isinstance(axis, int) else lengths[axis] for axis in spec.shape]
-    make = rng.random if spec.noise == "uniform" else rng.standard_normal
-    return make(shape, dtype=np.float32)
 
 
 def _powers_of_two(least: int) -> list[int]:

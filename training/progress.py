@@ -114,6 +114,6 @@ class Progress:
 
 
 def _listing(losses: dict[str, float]) -> str:
-    """Return "discriminator 0.69, generator 1.2": each turn's "loss" goes by the turn's name."""
+    """Return "critic 0.69, generator 1.2": each turn's "loss" goes by the turn's name."""
     shown = ((name.removesuffix("/loss"), value) for name, value in losses.items())
     return ", ".join(f"{name} {value:.4g}" for name, value in shown)

@@ -15,6 +15,7 @@ from service.api.routing import plain_router
 from service.bundle import digest
 from service.engine import Engine
 from service.errors import InputInvalid
+from service.manifest import Role
 from service.runtime import onnxruntime
 from service.settings import Settings
 
@@ -57,24 +58,16 @@ async def _sample(request: Request) -> Response:
     _check_sample(call, media_type, here.settings)
     observing.note(rows=call.n)
 
-    seed, start = context.seed_or_new(call.seed), call.start
+    output = _output(media_type)
+    drawing = _drawing(call, seed=context.seed_or_new(call.seed), output=output)
+    sampling.check(engine.manifest, drawing)
+    seed, start = drawing.seed, drawing.start
     headers = context.headers(engine, seed=seed, start=start)
     if request.method != "POST":
         headers |= _caching(call, engine, media_type)
         if _is_known(request, headers.get("ETag")):
             return Response(status_code=304, headers={"Vary": "Accept", **headers})
 
-    output = _output(media_type)
-    drawing = sampling.Drawing(
-        n=call.n,
-        seed=seed,
-        start=start,
-        label=call.label,
-        temperature=call.temperature,
-        observation=call.observation,
-        include=call.include,
-        outputs=[output],
-    )
     if is_stream:
         return await _stream(request, engine, drawing, headers=headers, media_type=media_type)
     async with here.patience(request):
@@ -82,6 +75,19 @@ async def _sample(request: Request) -> Response:
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, "seed": seed, "start": start, **answer}, output, headers)
     return await answers.write(result, media_type, columns=call.columns)
+
+
+def _drawing(call: schemas.Sample, *, seed: int, output: operations.Picture) -> sampling.Drawing:
+    return sampling.Drawing(
+        n=call.n,
+        seed=seed,
+        start=call.start,
+        label=call.label,
+        temperature=call.temperature,
+        observation=call.observation,
+        include=call.include,
+        outputs=[output],
+    )
 
 
 _STREAM_IT = (
@@ -104,10 +110,7 @@ async def _stream(
     headers: dict[str, str],
     media_type: str,
 ) -> Response:
-    """Return an answer that is made while it is sent, once its first rows are there.
-
-    What can be wrong with the request is wrong with its first rows, and is said by the status.
-    """
+    """Return an answer that is made while it is sent, once its first rows are there."""
     here = context.of(request)
     headers = {"Vary": "Accept", **headers}
     shape = (drawing.n, *engine.manifest.event.shape)
@@ -163,9 +166,10 @@ def _caching(call: schemas.Sample, engine: Engine, media_type: str) -> dict[str,
         return {"Cache-Control": "no-store"}
     # Bytes may differ in their last bit across runtimes, and where a row's answer depends on
     # its batch from one call to the next: then the tag is weak (RFC 9110, section 8.8.1).
-    exact = all(
-        engine.proofs[role].rows_exact_at for role in ("decode", "observe") if role in engine.proofs
-    )
+    roles: set[Role] = {"observe" if call.observation == "draw" else "decode"}
+    if "log_density" in call.include:
+        roles.add("log_density")
+    exact = all(engine.proofs[role].rows_exact_at for role in roles)
     parts = [
         engine.identity,
         engine.device.kind,

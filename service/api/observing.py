@@ -188,7 +188,7 @@ def note(*, rows: int | None = None, outcome: str | None = None) -> None:
 
     Args:
         rows: How many it is about.
-        outcome: Code of the problem that it is answered with, or `cut`.
+        outcome: Code of the problem that it is answered with.
     """
     exchange = _CURRENT.get()
     if exchange is None:

@@ -51,7 +51,7 @@ class Allowance:
     """How long a request may take.
 
     Args:
-        seconds: From its beginning.
+        seconds: From when its body was there.
         since: When that was, by the event loop's clock.
     """
 

@@ -172,6 +172,7 @@ def test_failed_run_fails_its_own_jobs_and_drops_what_they_had_waiting() -> None
     assert jobs["large"] in ended
     assert all(job.error is failure for job in ended)
     assert (recorder.failed_rows, recorder.runs) == (batch.rows, [])
+    assert recorder.dropped_rows == sum(job.rows for job in ended) - batch.rows > 0
     rest = [job for job in jobs.values() if job not in ended]
     assert queue.waiting == len(rest)
 

@@ -102,7 +102,16 @@ def test_broken_manifest_is_refused(folder: Path, text: str) -> None:
         (lambda m: m["graphs"]["decode"]["inputs"][0].update(name="y"), "graphs.decode.inputs"),
         (lambda m: m["event"].update(shape=[3]), "2 feature names for 3 features"),
         (lambda m: m.update(observation="normal"), "observation: goes with an observe graph"),
-        (lambda m: m["density"].update(kind="none"), "an estimator goes with every kind but none"),
+        (lambda m: m["density"].update(kind="none"), "estimator exact is of kind exact, not none"),
+        (
+            lambda m: m["density"].update(estimator="importance"),
+            "estimator importance is of kind estimate, not exact",
+        ),
+        (lambda m: m["density"].update(estimator=None), "estimator None is of kind none"),
+        (
+            lambda m: m["event"].update(minimum=1.0, maximum=0.0),
+            "minimum 1 is not below maximum 0",
+        ),
     ],
 )
 def test_manifest_that_breaks_the_schema_is_refused_by_field(
@@ -319,7 +328,7 @@ def test_folder_that_may_not_be_listed_is_passed_over(
     monkeypatch.setattr(os, "listdir", guarded)
     assert bundle.names(models) == ["affine"]
     assert bundle.names(models) == ["affine"]
-    assert caplog.text.count("passing over") == 1  # it is looked at every two seconds
+    assert caplog.text.count("cannot look into") == 1  # it is looked at every two seconds
     assert "lost+found" in caplog.text
 
 

@@ -109,10 +109,28 @@ def test_buckets_are_powers_of_two_up_to_a_whole_batch(affine: Engine) -> None:
     assert affine.lanes["decode", None].buckets == (8, 16)
 
 
-def test_no_bucket_takes_longer_than_a_run_may(models: Path, batcher: Batcher) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "buckets"),
+    [
+        ({8: 2e-3, 16: 60e-3}, (8,)),
+        ({8: 12e-3, 16: 23e-3, 32: 44e-3}, (8, 16)),
+        ({8: 60e-3}, (8,)),
+    ],
+)
+def test_no_bucket_but_the_smallest_takes_longer_than_a_run_may(
+    models: Path,
+    batcher: Batcher,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[int, float],
+    buckets: tuple[int, ...],
+) -> None:
+    def took(session: Session, graph: Graph, bucket: int, *_: object) -> float:
+        return seconds[bucket]
+
+    monkeypatch.setattr(module, "_time", took)
     read = bundle.read(models / AFFINE.name / "1")
-    engine = Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=512, max_batch_s=1e-9)
-    assert engine.lanes["decode", None].buckets == (8,)
+    engine = Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=512, max_batch_s=25e-3)
+    assert engine.lanes["decode", None].buckets == buckets
 
 
 def test_only_the_outputs_that_are_asked_for_come_back(models: Path, batcher: Batcher) -> None:

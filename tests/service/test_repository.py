@@ -1,8 +1,9 @@
 """Models by name: the newest sound version serves, what appears is loaded, what goes is let go."""
 
+import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -295,10 +296,68 @@ def test_touched_version_stays_as_it_is(living: Repository, told: Told) -> None:
     assert told.events == []
 
 
+def test_model_that_cannot_be_looked_into_for_a_moment_goes_on_serving(
+    living: Repository, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, listdir, scandir = living.engine("steps"), os.listdir, os.scandir
+
+    def stale(look: Callable[[Path], object]) -> Callable[[Path], object]:
+        def guarded(path: Path) -> object:
+            if "steps" in Path(path).parts:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return look(path)
+
+        return guarded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", stale(listdir))
+        patch.setattr(os, "scandir", stale(scandir))
+        living.poll()
+        assert living.engine("steps") is before
+    living.poll()
+    assert told.events == []
+
+
+def test_version_that_goes_while_it_is_loaded_is_not_told_of(
+    living: Repository, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(living, 2)
+    read = bundle.read
+
+    def read_and_lose(folder: Path) -> bundle.Bundle:
+        found = read(folder)
+        if folder.name == "2":
+            shutil.rmtree(folder)
+            living._take_stock()
+        return found
+
+    monkeypatch.setattr(bundle, "read", read_and_lose)
+    living.poll()
+    assert state(living) == ([1], [1], [])
+    assert told.events == []
+
+
+def test_new_version_is_loading_until_it_serves(
+    living: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(living, 2)
+    seen: list[str] = []
+    read = bundle.read
+
+    def look_and_read(folder: Path) -> bundle.Bundle:
+        seen.append(living.find("steps").state_of(2))
+        return read(folder)
+
+    monkeypatch.setattr(bundle, "read", look_and_read)
+    living.poll()
+    assert seen == ["loading"]
+    assert living.find("steps").state_of(2) == "ready"
+
+
 def test_folder_that_cannot_be_looked_into_changes_nothing(
     living: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(models: Path) -> None:
+    def fail(models: Path, known: object) -> None:
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:

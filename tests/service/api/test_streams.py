@@ -115,6 +115,21 @@ def test_head_of_a_stream_says_its_length_and_computes_nothing(
     assert "content-length" not in lines_of_unknown_length.headers
 
 
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({"label": 0}, 422), ({"include": "label"}, 409), ({"observation": "draw"}, 409)],
+)
+def test_head_of_a_stream_says_what_get_would(
+    client: Client, change: dict[str, str | int], status: int
+) -> None:
+    query = address(1000) | change
+    answers = [
+        client.request(method, "/sample", params=query, headers=NDJSON)
+        for method in ("HEAD", "GET")
+    ]
+    assert [answer.status_code for answer in answers] == [status, status]
+
+
 @pytest.mark.usefixtures("small_windows")
 def test_stream_is_cut_with_a_last_line_that_says_where_to_go_on(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
