@@ -14,6 +14,10 @@ DEVELOPMENT := .venv
 SERVING     := .venv-serve$(if $(filter gpu,$(DEVICE)),-gpu)
 NO_TORCH    := .venv-no-torch
 
+ifeq ($(filter cpu gpu,$(DEVICE)),)
+$(error DEVICE=$(DEVICE): expected cpu or gpu)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help serve install test check train bench up down clean
 

@@ -5,6 +5,7 @@ itself, and their parameters come from the query. The tensor is parsed last, onc
 is known to want it: `Asked.rows`.
 """
 
+import asyncio
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,14 @@ from PIL import Image, UnidentifiedImageError
 from starlette.requests import Request
 
 from service import tensors
-from service.api import schemas
-from service.errors import BodyTooLarge, InputInvalid, MediaTypeUnsupported, RequestMalformed
+from service.api import context, schemas
+from service.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    InputInvalid,
+    MediaTypeUnsupported,
+    RequestMalformed,
+)
 from service.manifest import Event
 from service.tensors import Array
 
@@ -98,24 +105,24 @@ class Asked(Generic[Call]):
         )
 
 
-async def read(request: Request, schema: type[Call], *, limit: int) -> Asked[Call]:
+async def read(request: Request, schema: type[Call]) -> Asked[Call]:
     """Return what a request asks for.
 
     Args:
         request: Its query and, unless it is a GET, its body are read.
         schema: The parameters of the call.
-        limit: Most bytes of the body.
 
     Raises:
         RequestMalformed: The body is not JSON.
         InputInvalid: A parameter is unknown, out of range, or twice there and different.
         BodyTooLarge: The body is longer than the limit.
+        DeadlineExceeded: It did not arrive in time.
         MediaTypeUnsupported: The body is of a kind that this call does not read.
     """
     query = schemas.from_query(schema, request.query_params.multi_items())
     if request.method in ("GET", "HEAD"):
         return Asked(query, "", b"", 0)
-    body = await read_all(request, limit=limit)
+    body = await read_all(request)
     if not body:
         return Asked(query, "", b"", 0)
     media_type = _media_type(request, schema, body)
@@ -154,8 +161,29 @@ def _media_type(request: Request, schema: type[schemas.Parameters], body: bytes)
     return media_type
 
 
-async def read_all(request: Request, *, limit: int) -> bytes:
-    """Return the body, counted while it comes, whatever its headers promise."""
+async def read_all(request: Request, *, limit: int | None = None) -> bytes:
+    """Return the body, counted while it comes, whatever its headers promise.
+
+    Args:
+        request: Whose.
+        limit: Most bytes; None for the setting.
+
+    Raises:
+        BodyTooLarge: It is longer than the limit.
+        DeadlineExceeded: It did not arrive in time.
+    """
+    here = context.of(request)
+    within = here.allowance(request)
+    try:
+        async with asyncio.timeout_at(within.until):
+            return await _read_all(request, limit or here.settings.max_body_bytes)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"The request's body did not arrive within {within.seconds:g} s."
+        ) from error
+
+
+async def _read_all(request: Request, limit: int) -> bytes:
     promised = request.headers.get("content-length", "0")
     too_large = promised.isdecimal() and int(promised) > limit
     # Who expects a go-ahead has not begun to send.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from service.api.patience import Drain, allowance, patience
+from service.api.patience import Allowance, Drain, allowance, patience
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.repository import Repository
@@ -29,7 +29,15 @@ class Context:
         Raises:
             InputInvalid: Its header says no time.
         """
-        return patience(request.receive, allowance(request, self.settings.timeout_s))
+        return patience(request.receive, self.allowance(request))
+
+    def allowance(self, request: Request) -> Allowance:
+        """Return how long a request may take, its body's arrival included.
+
+        Raises:
+            InputInvalid: Its header says no time.
+        """
+        return allowance(request, self.settings.timeout_s)
 
     async def engine(self, request: Request, name: str | None, version: int | None) -> Engine:
         """Return the engine that a call names, after loading it if it is an older version.

@@ -48,7 +48,7 @@ async def sample(request: Request) -> Response:
 
 async def _sample(request: Request) -> Response:
     here = context.of(request)
-    asked = await bodies.read(request, schemas.Sample, limit=here.settings.max_body_bytes)
+    asked = await bodies.read(request, schemas.Sample)
     call = asked.parameters
     engine = await here.engine(request, call.model, call.version)
     media_type = answers.negotiate(request, engine.manifest, makes_events=True, streams=True)
@@ -205,7 +205,7 @@ _DECODE = describe(
 async def decode(request: Request) -> Response:
     """Return x of given z."""
     here = context.of(request)
-    asked = await bodies.read(request, schemas.Decode, limit=here.settings.max_body_bytes)
+    asked = await bodies.read(request, schemas.Decode)
     call = asked.parameters
     engine = await here.engine(request, call.model, call.version)
     media_type = answers.negotiate(request, engine.manifest, makes_events=True)

@@ -45,7 +45,7 @@ class Reading(Generic[Call]):
 
 async def _read(request: Request, schema: type[Call], operation: Operation) -> Reading[Call]:
     here = context.of(request)
-    asked = await bodies.read(request, schema, limit=here.settings.max_body_bytes)
+    asked = await bodies.read(request, schema)
     call = asked.parameters
     engine = await here.engine(request, call.model, call.version)
     manifest = engine.manifest

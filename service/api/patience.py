@@ -51,7 +51,7 @@ class Allowance:
     """How long a request may take.
 
     Args:
-        seconds: From when its body was there.
+        seconds: From when its headers were there.
         since: When that was, by the event loop's clock.
     """
 
@@ -92,7 +92,7 @@ def _seconds(request: Request, longest_s: float) -> float:
         return longest_s
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) > 0):
         raise InputInvalid(
-            f"header '{HEADER}': expected milliseconds, 1 or more; got '{text[:40]}'.",
+            f"header '{HEADER}': expected milliseconds, 1 to 10^18; got '{text[:40]}'.",
             field=HEADER,
         )
     return min(longest_s, int(text) / 1000)
@@ -130,7 +130,8 @@ async def patience(receive: Receive, allowed: Allowance) -> AsyncIterator[None]:
             raise ClientDisconnect from error
         raise DeadlineExceeded(
             f"There was no answer within {allowed.seconds:g} s. Ask for fewer rows or draws, or "
-            f"give it more time by the header '{HEADER}', as far as the service allows."
+            f"give it more time, as far as the service allows: by the header '{HEADER}', or in "
+            "/v2 by the parameter 'timeout'."
         ) from error
     finally:
         gone.remove_done_callback(give_up)

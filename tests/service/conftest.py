@@ -13,8 +13,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.repository import Repository
 from service.settings import Settings
 from tests.service import bundles
+from tests.service.living import Told, serving_one
 
 
 class Content(TypedDict, total=False):
@@ -83,3 +85,15 @@ def make_client(models: Path) -> Iterator[MakeClient]:
 def client(make_client: MakeClient) -> Client:
     """A client of a service that serves every tiny model, all settings at their defaults."""
     return make_client()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def living(tmp_path: Path, told: Told) -> Iterator[Repository]:
+    """A repository that is polled by hand, and serves version 1 of `steps`."""
+    with serving_one(tmp_path, told) as repository:
+        yield repository

@@ -16,24 +16,13 @@ from service.errors import Draining, ModelNotFound, NotReady
 from service.repository import Repository
 from service.session import Device
 from tests.service.bundles import step
-from tests.service.living import Told, publish, resolve, serving_one, shift, spoil, state
+from tests.service.living import Told, publish, resolve, shift, spoil, state
 
 
 @pytest.fixture(scope="module")
 def batcher() -> Iterator[Batcher]:
     with closing(Batcher(devices=1)) as batcher:
         yield batcher
-
-
-@pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def living(tmp_path: Path, told: Told) -> Iterator[Repository]:
-    with serving_one(tmp_path, told) as repository:
-        yield repository
 
 
 def test_older_version_is_loaded_when_it_is_asked_for(living: Repository, told: Told) -> None:

@@ -1,9 +1,8 @@
 """Models by name: the newest sound version serves, what appears is loaded, what goes is let go."""
 
-import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,24 +16,13 @@ from service.errors import ModelNotFound, NotReady, RequestMalformed
 from service.repository import Repository
 from service.session import Device
 from tests.service.bundles import AFFINE, TILES, step
-from tests.service.living import Told, publish, resolve, serving_one, shift, spoil, state
+from tests.service.living import Told, publish, resolve, shift, spoil, state
 
 
 @pytest.fixture(scope="module")
 def batcher() -> Iterator[Batcher]:
     with closing(Batcher(devices=1)) as batcher:
         yield batcher
-
-
-@pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def living(tmp_path: Path, told: Told) -> Iterator[Repository]:
-    with serving_one(tmp_path, told) as repository:
-        yield repository
 
 
 def loaded(folder: Path, default: str | None = None) -> Repository:
@@ -296,28 +284,6 @@ def test_touched_version_stays_as_it_is(living: Repository, told: Told) -> None:
     assert told.events == []
 
 
-def test_model_that_cannot_be_looked_into_for_a_moment_goes_on_serving(
-    living: Repository, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, listdir, scandir = living.engine("steps"), os.listdir, os.scandir
-
-    def stale(look: Callable[[Path], object]) -> Callable[[Path], object]:
-        def guarded(path: Path) -> object:
-            if "steps" in Path(path).parts:
-                raise OSError(errno.ESTALE, "Stale file handle")
-            return look(path)
-
-        return guarded
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "listdir", stale(listdir))
-        patch.setattr(os, "scandir", stale(scandir))
-        living.poll()
-        assert living.engine("steps") is before
-    living.poll()
-    assert told.events == []
-
-
 def test_version_that_goes_while_it_is_loaded_is_not_told_of(
     living: Repository, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,23 +318,6 @@ def test_new_version_is_loading_until_it_serves(
     living.poll()
     assert seen == ["loading"]
     assert living.find("steps").state_of(2) == "ready"
-
-
-def test_folder_that_cannot_be_looked_into_changes_nothing(
-    living: Repository, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(models: Path, known: object) -> None:
-        raise OSError(116, "Stale file handle")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(bundle, "lying", fail)
-        living.poll()
-        living.poll()
-    assert shift(living.engine("steps")) == 1
-    assert caplog.text.count("Stale file handle") == 1
-    publish(living, 2)
-    living.poll()
-    assert shift(living.engine("steps")) == 2
 
 
 def test_watcher_loads_what_appears_and_outlives_a_stumble(

@@ -16,7 +16,7 @@ from service.api.oip.inference import Outcome
 from service.api.oip.models import Served
 from service.api.oip.parameters import Parameters
 from service.api.oip.statistics import Statistics
-from service.api.patience import Allowance, allowance, patience
+from service.api.patience import Allowance, patience
 from service.errors import RequestMalformed
 
 router = APIRouter(prefix="/v2", tags=[documentation.TAG], responses=documentation.errors)
@@ -133,7 +133,7 @@ async def infer(request: Request) -> Response:
     """Return the outputs of a model for given inputs."""
     here = context.of(request)
     limit = here.settings.max_body_bytes
-    body = await bodies.read_all(request, limit=limit)
+    body = await bodies.read_all(request)
     served = await _find(request)
     with _statistics(request).of(served).request() as watch:
         encoding = request.headers.get("content-encoding", "identity")
@@ -196,7 +196,7 @@ def _header_length(request: Request) -> int | None:
 
 def _allowance(request: Request, said: Parameters) -> Allowance:
     """Return how long an inference may take: by the operator, the header and the parameter."""
-    allowed = allowance(request, context.of(request).settings.timeout_s)
+    allowed = context.of(request).allowance(request)
     return allowed.at_most(said.timeout / 1e6) if said.timeout else allowed
 
 

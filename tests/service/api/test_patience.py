@@ -1,6 +1,7 @@
 """A request has one allowance of time, and whoever goes or is late is dropped without a trace."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.api.patience import Allowance, allowance, patience
 from service.errors import DeadlineExceeded
+from tests.service.conftest import Client
 
 
 def request(scope: dict[str, Any]) -> Request:
@@ -35,6 +37,19 @@ def test_caller_may_ask_for_less_and_not_for_more() -> None:
     allowed = Allowance(5.0, 100.0)
     assert allowed.at_most(1.0) == Allowance(1.0, 100.0)
     assert allowed.at_most(6.0) == allowed
+
+
+@pytest.mark.parametrize("path", ["/log-density?model=affine", "/v2/models/affine.decode/infer"])
+def test_body_that_never_arrives_is_not_waited_for(client: Client, path: str) -> None:
+    async def stalling() -> AsyncIterator[bytes]:
+        yield b'{"x": '
+        await asyncio.sleep(30)
+        yield b"[[0, 0]]}"
+
+    headers = {"Content-Type": "application/json", "Pushforward-Timeout-Ms": "50"}
+    answer = client.post(path, content=stalling(), headers=headers)
+    assert answer.status_code == 504
+    assert "The request's body did not arrive within 0.05 s." in answer.text
 
 
 @pytest.mark.parametrize("turns", range(5))
