@@ -181,7 +181,10 @@ def _named(error: ValidationError) -> InputInvalid:
     field = str(errors[0]["loc"][0])
     # A union has one error for each of its members.
     about = [each for each in errors if each["loc"][0] == field]
-    expected = dict.fromkeys(each["msg"].removeprefix("Input should be ") for each in about)
+    # "a valid integer, unable to parse string as an integer" is a valid integer.
+    expected = dict.fromkeys(
+        each["msg"].removeprefix("Input should be ").partition(", unable")[0] for each in about
+    )
     return InputInvalid(
         f"field '{field}': expected {' or '.join(expected)}; got {_short(about[0]['input'])}.",
         field=field,
