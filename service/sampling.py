@@ -82,7 +82,7 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
         EngineFailed: The graph failed, or answered NaN.
     """
     manifest = engine.manifest
-    check(manifest, drawing)
+    _check_capabilities(manifest, drawing)
     n, seed, start = drawing.n, drawing.seed, drawing.start
     shape = manifest.latent.shape
     z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
@@ -154,6 +154,10 @@ def check(manifest: Manifest, drawing: Drawing) -> None:
     """
     # One for all rows is looked at once, and not for each of a hundred million.
     labels_of(manifest, drawing.label, n=1 if isinstance(drawing.label, int) else drawing.n)
+    _check_capabilities(manifest, drawing)
+
+
+def _check_capabilities(manifest: Manifest, drawing: Drawing) -> None:
     if drawing.observation and not manifest.observation:
         raise CapabilityMissing(
             f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",

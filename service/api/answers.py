@@ -1,7 +1,7 @@
 """Answers: which format the client wants, and the arrays written in it."""
 
 import io
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,34 +129,40 @@ def json(fields: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 def _json(value: object) -> Iterator[bytes]:
-    """Yield one value. An array of many numbers is written piece by piece.
-
-    orjson keeps the interpreter to itself while it writes, and the event loop with it.
-    """
+    """Yield one value."""
     if isinstance(value, Mapping):
         for count, (key, each) in enumerate(value.items()):
             yield b"%s%s:" % (b"," if count else b"{", orjson.dumps(key))
             yield from _json(each)
         yield b"}" if value else b"{}"
-    elif isinstance(value, OrNull):  # one number a row: never so many that it took long
-        yield orjson.dumps(value.array, option=orjson.OPT_SERIALIZE_NUMPY)
-    elif not isinstance(value, np.ndarray):
+    elif isinstance(value, OrNull):
+        yield from _numbers(value.array, np.ascontiguousarray)  # orjson itself says null
+    elif isinstance(value, np.ndarray):
+        yield from _numbers(value, tensors.to_json)
+    else:
         yield orjson.dumps(value)
-    elif value.size <= PIECE_VALUES or value.ndim == 0:
-        yield orjson.dumps(tensors.to_json(value), option=orjson.OPT_SERIALIZE_NUMPY)
-    elif len(value) == 1:
+
+
+def _numbers(array: Array, spell: Callable[[Array], object]) -> Iterator[bytes]:
+    """Yield an array: one of many numbers piece by piece.
+
+    orjson keeps the interpreter to itself while it writes, and the event loop with it.
+    """
+    if array.size <= PIECE_VALUES or array.ndim == 0:
+        yield orjson.dumps(spell(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    elif len(array) == 1:
         yield b"["
-        yield from _json(value[0])
+        yield from _numbers(array[0], spell)
         yield b"]"
     else:
-        rows = max(1, PIECE_VALUES * len(value) // value.size)
-        for first in range(0, len(value), rows):
-            part = value[first : first + rows]
+        rows = max(1, PIECE_VALUES * len(array) // array.size)
+        for first in range(0, len(array), rows):
+            part = array[first : first + rows]
             yield b"," if first else b"["
             if part.size <= PIECE_VALUES:
-                yield orjson.dumps(tensors.to_json(part), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+                yield orjson.dumps(spell(part), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
             else:  # a single row of many numbers
-                yield from _json(part[0])
+                yield from _numbers(part[0], spell)
         yield b"]"
 
 
@@ -187,4 +193,6 @@ def _size(value: object) -> int:
     """Return how many bytes of arrays there are."""
     if isinstance(value, Mapping):
         return sum(map(_size, value.values()))
+    if isinstance(value, OrNull):
+        return value.array.nbytes
     return value.nbytes if isinstance(value, np.ndarray) else 0

@@ -64,7 +64,7 @@ async def _sample(request: Request) -> Response:
     seed, start = drawing.seed, drawing.start
     headers = context.headers(engine, seed=seed, start=start)
     if request.method != "POST":
-        headers |= _caching(call, engine, media_type)
+        headers |= _caching(call, drawing, engine, media_type)
         if _is_known(request, headers.get("ETag")):
             return Response(status_code=304, headers={"Vary": "Accept", **headers})
 
@@ -160,14 +160,16 @@ def _check_sample(call: schemas.Sample, media_type: str, settings: Settings) -> 
         )
 
 
-def _caching(call: schemas.Sample, engine: Engine, media_type: str) -> dict[str, str]:
+def _caching(
+    call: schemas.Sample, drawing: sampling.Drawing, engine: Engine, media_type: str
+) -> dict[str, str]:
     """Return what caches may do with a GET: all that decides its bytes is in its address."""
     if call.seed is None:
         return {"Cache-Control": "no-store"}
     # Bytes may differ in their last bit across runtimes, and where a row's answer depends on
     # its batch from one call to the next: then the tag is weak (RFC 9110, section 8.8.1).
-    roles: set[Role] = {"observe" if call.observation == "draw" else "decode"}
-    if "log_density" in call.include:
+    roles: set[Role] = {sampling.role_of(drawing)}
+    if "log_density" in drawing.include:
         roles.add("log_density")
     exact = all(engine.proofs[role].rows_exact_at for role in roles)
     parts = [
