@@ -13,7 +13,16 @@ PACKAGES = ("numpy", "onnxruntime", "fastapi", "uvicorn", "orjson")
 
 
 def describe() -> dict[str, str]:
-    """Return the machine, the versions, the commit and the load of others before the run."""
+    """Return the host and the versions of what serves and of what loads it."""
+    return {
+        **host(),
+        "wrk": _output("wrk", "-v").partition(" [")[0].removeprefix("wrk "),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def host() -> dict[str, str]:
+    """Return the machine, the commit and the load of others before the run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu(),
@@ -22,8 +31,6 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "load_before": f"{os.getloadavg()[0]:.2f}",
         "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "wrk": _output("wrk", "-v").partition(" [")[0].removeprefix("wrk "),
-        **{name: version(name) for name in PACKAGES},
     }
 
 

@@ -77,6 +77,7 @@ class Queue:
             if not lane.waiting_rows:
                 self._lanes.append(lane)
             lane.waiting_rows += job.rows
+            lane.following_rows += job.follows
             self._jobs += 1
             self._changed.notify()
 
@@ -168,12 +169,13 @@ class Queue:
             return sum(lane.waiting_rows for lane in self._lanes)
 
     def wait_s(self) -> float:
-        """Return how long it would take to serve all that waits."""
+        """Return how long it would take to serve all that waits, and what follows it."""
         with self._changed:
             return self._backlog_s()
 
     def _backlog_s(self) -> float:
-        return sum(lane.waiting_rows * lane.row_s for lane in self._lanes) / self._devices
+        costs = ((lane.waiting_rows + lane.following_rows) * lane.row_s for lane in self._lanes)
+        return sum(costs) / self._devices
 
     def _tell(self, tell: Callable[..., None], lane: Lane[Any], **said: object) -> None:
         """Tell the observer. Callers wait for their rows, whatever becomes of that."""
@@ -191,9 +193,8 @@ class Queue:
         backlog = self._backlog_s()
         reason = "too_many" if self._jobs >= MAX_WAITING else ""
         if not reason and backlog > self._max_wait_s:
-            own = job.rows * job.lane.row_s
             waiting = chain.from_iterable((*lane.prompt, *lane.bulk) for lane in self._lanes)
-            ahead = sum(min(each.left * each.lane.row_s, own) for each in waiting)
+            ahead = sum(min(each.left_s, job.left_s) for each in waiting)
             reason = "too_long" if ahead / self._devices > self._max_wait_s else ""
         if not reason:
             return
@@ -245,6 +246,7 @@ class Queue:
         job.lane.waiting_rows -= rows
         if not job.left:
             (job.lane.prompt if job.is_prompt else job.lane.bulk).popleft()
+            job.lane.following_rows -= job.follows
             self._jobs -= 1
         return rows
 
@@ -255,6 +257,7 @@ class Queue:
         lane = job.lane
         (lane.prompt if job.is_prompt else lane.bulk).remove(job)
         lane.waiting_rows -= job.left
+        lane.following_rows -= job.follows
         self._jobs -= 1
         job.taken = job.rows
         if not lane.waiting_rows and lane in self._lanes:

@@ -114,6 +114,7 @@ class Engine:
         *,
         rows: int | None = None,
         begun: bool = False,
+        follows: int = 0,
     ) -> dict[str, Array]:
         """Return the outputs of a graph for any number of rows.
 
@@ -123,6 +124,7 @@ class Engine:
             outputs: Which to return; None for all.
             rows: How many events, if no feed is an array.
             begun: Whether it continues something that has begun to be answered.
+            follows: Rows of the same graph that will be asked for once these are answered.
 
         Cancelling the caller drops the rows that have not begun.
 
@@ -141,7 +143,9 @@ class Engine:
         }
         if graph.has_draws:
             return await self._run_draws(role, sources, outputs, events=events, begun=begun)
-        return await self._run(role, None, sources, outputs, rows=events, begun=begun)
+        return await self._run(
+            role, None, sources, outputs, rows=events, begun=begun, follows=follows
+        )
 
     async def _run_draws(
         self,
@@ -153,7 +157,9 @@ class Engine:
         begun: bool,
     ) -> dict[str, Array]:
         """Return the outputs of a graph with draws, each event's draws cut into rows."""
-        noise, draws, width = in_rows(sources["noise"], DRAW_WIDTHS)
+        graph = self.manifest.graphs[role]
+        drawn = next(spec.name for spec in graph.inputs if "draws" in spec.shape)
+        cut, draws, width = in_rows(sources[drawn], DRAW_WIDTHS)
         per_event = -(-draws // width)
         repeated = {
             name: Given(source.array, per_event) if isinstance(source, Given) else source
@@ -162,14 +168,12 @@ class Engine:
         rows = events * per_event
         try:
             answer = await self._run(
-                role, width, repeated | {"noise": noise}, outputs, rows=rows, begun=begun
+                role, width, repeated | {drawn: cut}, outputs, rows=rows, begun=begun
             )
         except NotANumber as error:
             error.row //= per_event
             raise
-        per_draw = {
-            spec.name for spec in self.manifest.graphs[role].outputs if "draws" in spec.shape
-        }
+        per_draw = {spec.name for spec in graph.outputs if "draws" in spec.shape}
         return {
             name: array.reshape(events, per_event * width, *array.shape[2:])[:, :draws]
             if name in per_draw
@@ -186,10 +190,11 @@ class Engine:
         *,
         rows: int,
         begun: bool,
+        follows: int = 0,
     ) -> dict[str, Array]:
         wanted = outputs or [spec.name for spec in self.manifest.graphs[role].outputs]
         content = Rows(sources, wanted)
-        await self._batcher.run(Job(self.lanes[role, width], rows, content, begun))
+        await self._batcher.run(Job(self.lanes[role, width], rows, content, begun, follows))
         if content.broken:
             output, row = content.broken
             raise NotANumber(f"{self.manifest.name}: {role} answered NaN.", output=output, row=row)

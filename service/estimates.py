@@ -52,6 +52,44 @@ class Moments:
         return np.asarray(self._squares / self.count + self.mean**2)
 
 
+class Bound:
+    """An evidence lower bound of each row, by its parts, in nats.
+
+    elbo = reconstruction - kl, of which reconstruction is the mean of log p(x|z) over the draws.
+    kl = KL(q(z|x) || p(z)) is known of each row, or its mean over the draws stands for it.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._reconstruction = Moments(rows)
+        self._kl = Moments(rows)
+        self._terms = Moments(rows)
+        self._tighter = LogMean(rows)
+
+    def add(self, reconstruction: Array, kl: Array, log_weight: Array) -> None:
+        """Take in a block of draws, shape (rows, draws); kl may be (rows,)."""
+        self._reconstruction.add(reconstruction)
+        self._tighter.add(log_weight)
+        if kl.ndim == 1:  # the same in every block, so that all error is the reconstruction's
+            self._kl.mean = kl.astype(np.float64)
+            self._terms = self._reconstruction
+        else:
+            self._kl.add(kl)
+            self._terms.add(reconstruction.astype(np.float64) - kl)
+
+    @property
+    def parts(self) -> dict[str, Floats]:
+        """The bound and what it is made of, with the tighter one of the same draws."""
+        reconstruction, kl = self._reconstruction.mean, self._kl.mean
+        return {
+            "elbo": reconstruction - kl,
+            "standard_error": self._terms.standard_error,
+            "reconstruction": reconstruction,
+            "kl": kl,
+            "importance_weighted": self._tighter.value,
+            "effective_sample_size": self._tighter.effective_sample_size,
+        }
+
+
 class LogMean:
     """log (1/K) sum_k w_k of each row, given log w_k."""
 

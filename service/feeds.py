@@ -13,7 +13,11 @@ import numpy as np
 
 from service import noise
 from service.noise import Floats, Stream
+from service.posterior import Gaussian
 from service.tensors import Array
+
+PIECE_VALUES = 2**20
+"""Numbers of draws that are looked at at once, where no graph does."""
 
 
 class Source(Protocol):
@@ -133,15 +137,19 @@ class Draws(Noise):
     draws: int = 1
     width: int | None = None
 
+    @property
+    def per_event(self) -> int:
+        """Rows that each event's draws take."""
+        return -(-self.draws // (self.width or 1))
+
     def uniforms(self, first: int, stop: int) -> Floats:
         """Return what the rows are made of, shape (rows, values of a row)."""
         width = self.width or 1
-        per_event = -(-self.draws // width)
         made = np.empty((stop - first, width * self.size))
         row = first
         while row < stop:
-            event, block = divmod(row, per_event)
-            count = min(per_event - block, stop - row)  # of this event, one after the other
+            event, block = divmod(row, self.per_event)
+            count = min(self.per_event - block, stop - row)  # of this event, one after the other
             made[row - first : row - first + count] = noise.uniform(
                 self.seed,
                 self.stream,
@@ -160,26 +168,73 @@ class Draws(Noise):
         return made
 
 
-def in_rows(noise: Source, widths: Sequence[int]) -> tuple[Source, int, int]:
-    """Return noise of any number of draws in rows of a width, that number, and the width.
+@dataclass(frozen=True)
+class Codes:
+    """Draws z of the q(z|x) of each event.
 
     Args:
-        noise: `Draws`, or given ones of shape (n, draws, ...).
+        q: Of the events.
+        noise: What they are made of. It has a width: a row is so many of them side by side.
+    """
+
+    q: Gaussian
+    noise: Draws
+
+    def rows(self, first: int, stop: int) -> Array:
+        """Return rows first .. stop - 1, float32 (rows, width, *latent)."""
+        return self._draw(self.noise.rows(first, stop), first)
+
+    def log_ratios(self) -> Floats:
+        """Return log p(z) - log q(z|x) of each draw in nats, shape (n, draws).
+
+        By the noise eps that they are made of it is 1/2 (eps'eps - z'z) + log |det L|. The noise
+        is made once more, a piece at a time: to keep it would take more memory than all else, and
+        to make it takes little beside the graph that it was made for.
+        """
+        single = replace(self, noise=replace(self.noise, width=1))
+        found = np.empty(len(self.q.mean) * self.noise.draws)
+        piece = max(1, PIECE_VALUES // self.q.row_values)
+        for first in range(0, len(found), piece):
+            eps = single.noise.rows(first, min(first + piece, len(found)))
+            squares = _squares(eps) - _squares(single._draw(eps, first))
+            found[first : first + piece] = 0.5 * squares
+        return found.reshape(-1, self.noise.draws) + self.q.log_det()[:, None]
+
+    def _draw(self, eps: Array, first: int) -> Array:
+        """Return what some noise becomes in the rows from `first` on."""
+        event = np.arange(first, first + len(eps)) // self.noise.per_event
+        return self.q.draw(eps, event)
+
+
+def _squares(rows: Array) -> Floats:
+    """Return the sum of the squares of each row."""
+    return np.asarray(np.square(rows, dtype=np.float64).reshape(len(rows), -1).sum(axis=1))
+
+
+def in_rows(source: Source, widths: Sequence[int]) -> tuple[Source, int, int]:
+    """Return any number of draws of each event in rows of a width, that number, and the width.
+
+    Args:
+        source: `Draws`, `Codes`, or given ones of shape (n, draws, ...).
         widths: To choose from, rising: the least that holds all draws, or the last.
 
     Raises:
         TypeError: It is another source, which has no draws.
     """
-    if isinstance(noise, Draws):
-        draws = noise.draws
-    elif isinstance(noise, Given):
-        draws = noise.array.shape[1]
+    if isinstance(source, Given):
+        draws = source.array.shape[1]
+    elif isinstance(source, Codes):
+        draws = source.noise.draws
+    elif isinstance(source, Draws):
+        draws = source.draws
     else:
-        raise TypeError(f"{noise} has no draws")
+        raise TypeError(f"{source} has no draws")
     width = next((each for each in widths if each >= draws), widths[-1])
-    if isinstance(noise, Draws):
-        return replace(noise, width=width), draws, width
-    return GivenDraws(noise.array, width), draws, width
+    if isinstance(source, Given):
+        return GivenDraws(source.array, width), draws, width
+    if isinstance(source, Codes):
+        return replace(source, noise=replace(source.noise, width=width)), draws, width
+    return replace(source, width=width), draws, width
 
 
 def fill(target: Array, parts: Sequence[tuple[Source, int, int]]) -> None:

@@ -51,6 +51,8 @@ class Lane(ABC, Generic[Content]):
         self.prompt: deque[Job[Content]] = deque()
         self.bulk: deque[Job[Content]] = deque()
         self.waiting_rows = 0
+        self.following_rows = 0
+        """Rows that callers will ask for as soon as what waits of them is answered."""
         self.owed = 0.0
         """Rows that the bulk has a right to, and that were too few yet to be given."""
 
@@ -103,12 +105,14 @@ class Job(Generic[Content]):
         content: What the lane needs to run them; nothing here looks into it.
         begun: Whether it is a part of something that has begun to be answered. It is then not
             refused, and it does not go first.
+        follows: Rows that its caller will ask for on this lane once it is answered, step by step.
     """
 
     lane: Lane[Content]
     rows: int
     content: Content
     begun: bool = False
+    follows: int = 0
     is_prompt: bool = field(init=False)
     """Whether it goes first: it is soon done, and no part of something larger."""
     taken: int = field(default=0, init=False)
@@ -123,13 +127,19 @@ class Job(Generic[Content]):
     over: "asyncio.Future[None] | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        fits = self.rows <= self.lane.most or self.rows * self.lane.row_s <= PROMPT_S
+        rows = self.rows + self.follows
+        fits = rows <= self.lane.most or rows * self.lane.row_s <= PROMPT_S
         self.is_prompt = fits and not self.begun
 
     @property
     def left(self) -> int:
         """Rows that no batch has taken yet."""
         return self.rows - self.taken
+
+    @property
+    def left_s(self) -> float:
+        """What these and those that follow take, in seconds of one device."""
+        return (self.left + self.follows) * self.lane.row_s
 
 
 @dataclass

@@ -17,9 +17,10 @@ from pydantic import (
 )
 
 Family = Literal["vae", "flow", "continuous-flow", "gan"]
-Role = Literal["decode", "observe", "encode", "log_density", "elbo"]
+Role = Literal["decode", "observe", "encode", "log_density", "elbo", "likelihood", "refine"]
 DType = Literal["float32", "int64", "uint8"]
 Noise = Literal["normal", "uniform"]
+Estimator = Literal["exact", "importance", "prior", "dequantisation"]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 """A model's name: lower-case letters, digits and hyphens. It is a folder and part of a URL."""
@@ -48,6 +49,8 @@ DRAW_WIDTHS = (4, 16)
 """Draws that a graph is run with, where it has an axis for them: more are cut into rows of these.
 Sums over a multiple of 4 come out the same at any position; a row of 16 spends little on what its
 draws have in common, such as the encoder's pass."""
+REFINE_DRAWS = 4
+"""Pairs of draws, z = mean ± scale noise, that one step of `refine` follows."""
 
 
 class Frozen(BaseModel):
@@ -164,13 +167,14 @@ class Density(Frozen):
     """Which density the model has, and of what.
 
     exact: one pass of `log_density` is the number.
-    estimate: a Monte-Carlo mean over draws, by `importance` (of q(z|x), from `elbo`) or by
-        `dequantisation` (of uniform noise below one grey level, from `log_density`).
+    estimate: a Monte-Carlo mean over draws, by `importance` (of q(z|x), from `elbo`), by `prior`
+        (of p(z), from `likelihood`) or by `dequantisation` (of uniform noise below one grey
+        level, from `log_density`).
     none: an implicit model; there is no number to give.
     """
 
     kind: Literal["exact", "estimate", "none"]
-    estimator: Literal["exact", "importance", "dequantisation"] | None
+    estimator: Estimator | None
     measure: str = ""
     """What it is a density of and per what, in words: "the 8-bit image", "per unit of x"."""
     preprocessing: str = ""
@@ -178,8 +182,8 @@ class Density(Frozen):
 
     @model_validator(mode="after")
     def _kind_and_estimator_agree(self) -> Self:
-        kinds = {"exact": "exact", "importance": "estimate", "dequantisation": "estimate"}
-        kind = kinds.get(self.estimator or "", "none")
+        kinds = {None: "none", "exact": "exact"}
+        kind = kinds.get(self.estimator, "estimate")
         if self.kind != kind:
             raise ValueError(f"estimator {self.estimator} is of kind {kind}, not {self.kind}")
         return self
@@ -205,8 +209,11 @@ class Interface(Frozen):
     latent: Latent
     labels: tuple[str, ...] | None = None
     """Names of the classes a sample can be asked for; label k is the k-th."""
-    observation: Literal["bernoulli", "normal"] | None = None
+    observation: Literal["bernoulli", "normal", "logistic"] | None = None
     """p(x|z), where the decoder's x is a mean and not yet a sample."""
+    posterior: Literal["diagonal", "full", "flow"] | None = None
+    """q(z|x) of a VAE that has one: a Gaussian with its `scale` or, of full covariance, with the
+    lower triangular `scale_tril` L of its covariance L L'; or a diagonal one behind a flow."""
     density: Density
 
     def signature(self, role: Role) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -215,40 +222,65 @@ class Interface(Frozen):
         x = TensorSpec(name="x", shape=("batch", *event.shape))
         z = TensorSpec(name="z", shape=("batch", *latent.shape))
         label = TensorSpec(name="label", dtype="int64", shape=("batch",))
-        # The label steers the decoder's side. What reads x reads no label yet.
-        code = (z, label) if self.labels else (z,)
-        picture: tuple[TensorSpec, ...] = ()
-        if event.kind == "image":
-            channels, height, width = event.shape
-            rows_last = ("batch", height, width, channels)
-            picture = (TensorSpec(name="pixels", dtype="uint8", shape=rows_last),)
+        condition = (label,) if self.labels else ()
         below_a_level = self.density.estimator == "dequantisation"
         uniform = TensorSpec(name="noise", shape=x.shape, noise="uniform")
-        event_in = (x, uniform) if below_a_level else (x,)
-        per_row = ("batch",)
+        event_in = (x, *condition, uniform) if below_a_level else (x, *condition)
+        per_row, per_draw = ("batch",), ("batch", "draws")
+        latents = (*per_draw, *latent.shape)
+        noise = TensorSpec(name="noise", shape=latents, noise="normal")
         match role:
             case "decode":
-                return code, (x, *picture)
+                return (z, *condition), (x, *self._pixels())
             case "observe":
-                kind: Noise = "uniform" if self.observation == "bernoulli" else "normal"
-                noise = TensorSpec(name="noise", shape=x.shape, noise=kind)
-                return (*code, noise), (x, *picture)
-            case "encode" if self.family == "vae":
-                mean = TensorSpec(name="mean", shape=z.shape)
-                return (x,), (mean, TensorSpec(name="scale", shape=z.shape))
+                kind: Noise = "normal" if self.observation == "normal" else "uniform"
+                chance = TensorSpec(name="noise", shape=x.shape, noise=kind)
+                return (z, *condition, chance), (x, *self._pixels())
+            case "encode" if self.posterior == "flow":
+                return (x, *condition, noise), (TensorSpec(name="z", shape=latents),)
+            case "encode" if self.posterior:
+                return (x, *condition), self._gaussian()
             case "encode":
                 return event_in, (z, TensorSpec(name="log_abs_det", shape=per_row))
             case "log_density":
                 return event_in, (TensorSpec(name="log_density", shape=per_row),)
             case "elbo":
-                shape = ("batch", "draws", *latent.shape)
-                noise = TensorSpec(name="noise", shape=shape, noise="normal")
-                draws = ("batch", "draws")
-                return (x, noise), (
-                    TensorSpec(name="reconstruction", shape=draws),
-                    TensorSpec(name="kl", shape=per_row),
-                    TensorSpec(name="log_weight", shape=draws),
+                # Of two Gaussians it is known, of a flow each draw has its own.
+                kl = per_draw if self.posterior == "flow" else per_row
+                return (x, *condition, noise), (
+                    TensorSpec(name="reconstruction", shape=per_draw),
+                    TensorSpec(name="kl", shape=kl),
+                    TensorSpec(name="log_weight", shape=per_draw),
                 )
+            case "likelihood":
+                return (x, *condition, TensorSpec(name="z", shape=latents)), (
+                    TensorSpec(name="log_likelihood", shape=per_draw),
+                )
+            case "refine":
+                rate = TensorSpec(name="rate", shape=per_row)
+                pairs = TensorSpec(
+                    name="noise", shape=("batch", REFINE_DRAWS, *latent.shape), noise="normal"
+                )
+                before = self._gaussian()
+                # A graph's input and output cannot have one name.
+                after = (s.model_copy(update={"name": f"refined_{s.name}"}) for s in before)
+                return (x, *condition, *before, rate, pairs), tuple(after)
+
+    def _pixels(self) -> tuple[TensorSpec, ...]:
+        """Return what images are answered as beside x, rows of pixels last."""
+        if self.event.kind != "image":
+            return ()
+        channels, height, width = self.event.shape
+        shape = ("batch", height, width, channels)
+        return (TensorSpec(name="pixels", dtype="uint8", shape=shape),)
+
+    def _gaussian(self) -> tuple[TensorSpec, TensorSpec]:
+        """Return the parameters of q(z|x)."""
+        mean = TensorSpec(name="mean", shape=("batch", *self.latent.shape))
+        if self.posterior == "full":
+            size = self.latent.size
+            return mean, TensorSpec(name="scale_tril", shape=("batch", size, size))
+        return mean, TensorSpec(name="scale", shape=mean.shape)
 
 
 class Provenance(Frozen):
@@ -287,6 +319,15 @@ class Manifest(Interface):
     provenance: Provenance
     licence: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bounds_were_of_diagonals(cls, said: object) -> object:
+        """Read what was written before `posterior` was a field: there was one kind of it."""
+        graphs = said.get("graphs") if isinstance(said, dict) else None
+        if isinstance(said, dict) and isinstance(graphs, dict) and "elbo" in graphs:
+            return {"posterior": "diagonal", **said}
+        return said
+
     @model_validator(mode="after")
     def _graphs_have_their_signatures(self) -> Self:
         if "decode" not in self.graphs:
@@ -310,12 +351,33 @@ class Manifest(Interface):
             "exact": "log_density",
             "dequantisation": "log_density",
             "importance": "elbo",
+            "prior": "likelihood",
         }
         role = needs.get(self.density.estimator)
         if role and role not in self.graphs:
             raise ValueError(f"density: estimator {self.density.estimator} needs a {role} graph")
         if ("observe" in self.graphs) != (self.observation is not None):
             raise ValueError("observation: goes with an observe graph, and only with one")
+        return self
+
+    @model_validator(mode="after")
+    def _posterior_has_its_graphs(self) -> Self:
+        needs_one = [role for role in ("elbo", "refine") if role in self.graphs]
+        if needs_one and not self.posterior:
+            raise ValueError(f"posterior: {needs_one[0]} is about one; it says which")
+        if self.posterior and "elbo" not in self.graphs and "refine" not in self.graphs:
+            raise ValueError("posterior: goes with an elbo or a refine graph")
+        if self.posterior == "full" and self.latent.size**2 > MAX_VALUES:
+            raise ValueError(
+                f"posterior: at most {MAX_VALUES} numbers make a covariance; "
+                f"{self.latent.size} latents have {self.latent.size**2}"
+            )
+        if "refine" in self.graphs:
+            if self.posterior == "flow":
+                raise ValueError("refine: it moves a Gaussian; this posterior is a flow")
+            for needed in ("encode", "likelihood"):
+                if needed not in self.graphs:
+                    raise ValueError(f"refine: needs the {needed} graph beside it")
         return self
 
 

@@ -45,6 +45,8 @@ class Stream(IntEnum):
     OBSERVATION = 2
     POSTERIOR = 3
     DEQUANTISATION = 4
+    REFINEMENT = 5
+    PRIOR = 6
 
 
 def uniform(seed: int, stream: Stream, *, start: int, rows: int, size: int) -> Floats:

@@ -5,33 +5,31 @@ that the graph asks for from the seed, and returns arrays by the names of the AP
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
+from service import monte_carlo
+from service.calls import Answer, Events, Label, needed_labels, run
 from service.engine import Engine
-from service.errors import CapabilityMissing, EngineFailed, InputInvalid, NotANumber
-from service.estimates import LogMean, Moments
-from service.feeds import Draws, Given, Source
-from service.manifest import DRAW_WIDTHS, Manifest, Role
+from service.errors import CapabilityMissing, InputInvalid
+from service.estimates import Bound, LogMean
+from service.feeds import Codes, Draws, Source
+from service.manifest import Estimator, Manifest
+from service.monte_carlo import Windows
 from service.noise import Stream
-from service.runs import Feeds
+from service.posterior import gaussian
+from service.refinement import amortised, refined
 from service.tensors import Array
-from service.windows import one_ahead
 
 Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
 Extra = Literal["z", "label", "log_density"]
 Observation = Literal["mean", "draw"]
 Picture = Literal["x", "pixels"]
-Answer = dict[str, Array]
 
 DEFAULT_DRAWS = 64
 """Draws of an estimate when the request names none: a standard error within some ten percent."""
-WINDOW_DRAWS = 2**16
-"""Draws of all rows together whose weights are held at once; more come in several windows."""
 
 
 def capabilities(manifest: Manifest) -> list[Operation]:
@@ -41,9 +39,21 @@ def capabilities(manifest: Manifest) -> list[Operation]:
         "decode": "decode" in manifest.graphs,
         "encode": "encode" in manifest.graphs,
         "log-density": manifest.density.kind != "none",
-        "elbo": "elbo" in manifest.graphs,
+        "elbo": manifest.posterior is not None,
     }
     return [operation for operation, is_offered in offered.items() if is_offered]
+
+
+def estimators(manifest: Manifest) -> list[Estimator]:
+    """Return how a model's log-density can be had, its own way first."""
+    own = manifest.density.estimator
+    if own is None:
+        return []
+    others: dict[Estimator, bool] = {
+        "importance": manifest.posterior is not None,
+        "prior": "likelihood" in manifest.graphs,
+    }
+    return [own, *(each for each, is_offered in others.items() if is_offered and each != own)]
 
 
 def require(manifest: Manifest, operation: Operation) -> None:
@@ -54,33 +64,67 @@ def require(manifest: Manifest, operation: Operation) -> None:
     """
     offered = capabilities(manifest)
     if operation not in offered:
-        implicit = manifest.density.kind == "none" and operation in ("log-density", "elbo")
-        why = "is an implicit model and has no density" if implicit else f"cannot {operation}"
+        why = f"cannot {operation}"
+        if manifest.density.kind == "none" and operation in ("log-density", "elbo"):
+            why = "is an implicit model and has no density"
+        elif _lacks_posterior(manifest):
+            why = f"has no posterior and {why}"
         raise CapabilityMissing(
             f"{manifest.name} {why}. It can: {', '.join(offered)}.", field="model"
         )
 
 
-async def decode(
-    engine: Engine,
-    z: Array,
-    *,
-    label: int | Sequence[int] | None = None,
-    output: Picture = "x",
-) -> Answer:
+def require_refinement(manifest: Manifest) -> None:
+    """Pass if the model can refine its posterior.
+
+    Raises:
+        CapabilityMissing: Saying why it cannot.
+    """
+    if "refine" in manifest.graphs:
+        return
+    if not _lacks_posterior(manifest):
+        require(manifest, "elbo")
+    why = "it came without a graph for that"
+    if manifest.posterior is None:
+        why = "it has no posterior"
+    elif manifest.posterior == "flow":
+        why = "its posterior is a flow, and the steps move a Gaussian"
+    raise CapabilityMissing(
+        f"{manifest.name} cannot refine: {why}. Leave out 'refine'.", field="refine"
+    )
+
+
+def _lacks_posterior(manifest: Manifest) -> bool:
+    """Return whether it is a latent-variable model that nobody has an encoder of."""
+    return manifest.family == "vae" and manifest.posterior is None
+
+
+def chosen(manifest: Manifest, estimator: Estimator | None) -> Estimator:
+    """Return the estimator that was asked for, the model's own if none was.
+
+    Raises:
+        CapabilityMissing: The model has not that one, or none at all.
+    """
+    require(manifest, "log-density")
+    offered = estimators(manifest)
+    if estimator is None:
+        return offered[0]
+    if estimator not in offered:
+        raise CapabilityMissing(
+            f"{manifest.name} has no estimator '{estimator}'. It has: {', '.join(offered)}.",
+            field="estimator",
+        )
+    return estimator
+
+
+async def decode(engine: Engine, z: Array, *, label: Label = None, output: Picture = "x") -> Answer:
     """Return x for each row of z. A model with labels wants them named here.
 
     Raises:
         InputInvalid: `label` is missing, or none of the model's; or a row of z is so large that
             the graph answers NaN.
     """
-    manifest = engine.manifest
-    if manifest.labels and label is None:
-        raise InputInvalid(
-            f"field 'label': {manifest.name} needs one, 0 to {len(manifest.labels) - 1}.",
-            field="label",
-        )
-    labels = labels_of(manifest, label, n=len(z))
+    labels = needed_labels(engine.manifest, label, n=len(z))
     feeds: dict[str, Array | Source] = {"z": z}
     if labels is not None:
         feeds["label"] = labels
@@ -89,44 +133,61 @@ async def decode(
     return {output: answer[output]}
 
 
-async def encode(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
+async def encode(
+    engine: Engine, x: Array, *, draws: int | None, seed: int, label: Label = None
+) -> Answer:
     """Return the codes of x.
 
-    A VAE answers mean and scale of q(z|x) and z = mean, or with `draws` K that many draws of z,
-    shape (n, K, ...). A flow answers z and log |det dz/dx|; of an image it first adds the
-    dequantisation noise of the seed.
+    Of a Gaussian posterior these are its mean and scale (or scale_tril), and z = mean, or with
+    `draws` K that many draws of z, shape (n, K, ...). Of a posterior that is a flow z alone: what
+    the flow makes of its base's mean, or draws. A flow answers z and log |det dz/dx|; of an image
+    it first adds the dequantisation noise of the seed.
 
     Raises:
-        InputInvalid: `draws` was given to a model whose code is not random, or a row of x is so
-            large that the graph answers NaN.
+        InputInvalid: `draws` was given to a model whose code is not random; `label` is missing,
+            or none of the model's; or a row of x is so large that the graph answers NaN.
     """
     manifest = engine.manifest
-    if "mean" in {spec.name for spec in manifest.graphs["encode"].outputs}:
-        answer = await run(engine, "encode", {"x": x}, given="x")
+    events = Events(x, needed_labels(manifest, label, n=len(x)))
+    if manifest.posterior == "flow":
+        return {"z": await _flow_codes(engine, events, draws=draws, seed=seed)}
+    if manifest.posterior:
+        answer = await run(engine, "encode", events.feeds, given="x")
         z = answer["mean"]
         if draws:
             shape = manifest.latent.shape
-            noise = Draws(seed, Stream.POSTERIOR, shape, draws=draws)
-            z = await asyncio.to_thread(_posterior, answer["mean"], answer["scale"], noise)
+            noise = Draws(seed, Stream.POSTERIOR, shape, draws=draws, width=draws)
+            z = await asyncio.to_thread(Codes(gaussian(answer), noise).rows, 0, len(x))
         return {"z": z, **answer}
     if draws is not None:
         raise InputInvalid(
             f"field 'draws': {manifest.name} has one code for an x. Leave it out.", field="draws"
         )
-    feeds: dict[str, Array | Source] = {"x": x}
+    feeds = events.feeds
     if manifest.density.estimator == "dequantisation":
-        feeds["noise"] = _below_levels(engine, seed, first=0, draws=1)
+        feeds["noise"] = monte_carlo.below_levels(engine, seed, first=0, draws=1)
     return await run(engine, "encode", feeds, given="x")
 
 
-def _posterior(mean: Array, scale: Array, noise: Draws) -> Array:
-    """Return draws of q(z|x), shape (n, draws, ...)."""
-    eps = noise.rows(0, len(mean) * noise.draws).reshape(len(mean), noise.draws, *noise.shape)
-    drawn: Array = mean[:, None] + scale[:, None] * eps
-    return drawn
+async def _flow_codes(engine: Engine, events: Events, *, draws: int | None, seed: int) -> Array:
+    """Return draws of a posterior that is a flow, or what it makes of its base's mean."""
+    shape = engine.manifest.latent.shape
+    noise: Array | Source = np.zeros((len(events), 1, *shape), dtype=np.float32)
+    if draws:
+        noise = Draws(seed, Stream.POSTERIOR, shape, draws=draws)
+    answer = await run(engine, "encode", {**events.feeds, "noise": noise}, given="x")
+    return answer["z"] if draws else answer["z"][:, 0]
 
 
-async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
+async def log_density(
+    engine: Engine,
+    x: Array,
+    *,
+    draws: int | None,
+    seed: int,
+    label: Label = None,
+    estimator: Estimator | None = None,
+) -> Answer:
     """Return log p(x) in nats: exact, or the log of a mean over draws with its standard error.
 
     The estimate log (1/K) sum_k w_k is below log p(x) on average and rises to it with K
@@ -134,21 +195,25 @@ async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int)
     mean weight divided by the mean weight; one draw has none (NaN).
 
     Raises:
-        InputInvalid: `draws` was given to a model whose density is exact, or a row of x is so
-            large that the graph answers NaN.
+        CapabilityMissing: The model has not this estimator.
+        InputInvalid: `draws` was given to a model whose density is exact; `label` is missing, or
+            none of the model's; or a row of x is so large that the graph answers NaN.
     """
-    estimator = engine.manifest.density.estimator
+    manifest = engine.manifest
+    events = Events(x, needed_labels(manifest, label, n=len(x)))
+    estimator = chosen(manifest, estimator)
     if estimator == "exact":
         if draws is not None:
             raise InputInvalid(
-                f"field 'draws': the density of {engine.manifest.name} is exact. Leave it out.",
+                f"field 'draws': the density of {manifest.name} is exact. Leave it out.",
                 field="draws",
             )
-        return await run(engine, "log_density", {"x": x}, given="x")
+        return await run(engine, "log_density", events.feeds, given="x")
     draws = draws or DEFAULT_DRAWS
-    blocks = _importance if estimator == "importance" else _dequantisation
     mean = LogMean(len(x))
-    async with aclosing(blocks(engine, x, draws=draws, seed=seed)) as windows:
+    async with aclosing(
+        await _weights(engine, events, estimator, draws=draws, seed=seed)
+    ) as windows:
         async for window in windows:
             mean.add(window["log_weight"])
     return {
@@ -158,162 +223,77 @@ async def log_density(engine: Engine, x: Array, *, draws: int | None, seed: int)
     }
 
 
-async def elbo(engine: Engine, x: Array, *, draws: int | None, seed: int) -> Answer:
+async def elbo(
+    engine: Engine, x: Array, *, draws: int | None, seed: int, label: Label = None
+) -> Answer:
     """Return the evidence lower bound of each x in nats, by its parts and with its error.
 
     elbo = reconstruction - kl, where reconstruction is the mean of log p(x|z) over the draws
-    and kl = KL(q(z|x) || p(z)) is exact. importance_weighted is the tighter bound of the same
-    draws.
+    and kl = KL(q(z|x) || p(z)) is exact, or of a posterior that is a flow the mean over the same
+    draws. importance_weighted is the tighter bound of these draws.
 
     Raises:
-        InputInvalid: A row of x is so large that the graph answers NaN.
+        InputInvalid: `label` is missing, or none of the model's; or a row of x is so large that
+            the graph answers NaN.
     """
-    reconstruction, tighter = Moments(len(x)), LogMean(len(x))
-    kl = np.zeros(len(x))
-    draws = draws or DEFAULT_DRAWS
-    async with aclosing(_importance(engine, x, draws=draws, seed=seed)) as windows:
-        async for window in windows:
-            reconstruction.add(window["reconstruction"])
-            tighter.add(window["log_weight"])
-            kl = window["kl"].astype(np.float64)
-    return {
-        "elbo": reconstruction.mean - kl,
-        "standard_error": reconstruction.standard_error,
-        "reconstruction": reconstruction.mean,
-        "kl": kl,
-        "importance_weighted": tighter.value,
-        "effective_sample_size": tighter.effective_sample_size,
-    }
+    events = Events(x, needed_labels(engine.manifest, label, n=len(x)))
+    windows = await _importance(engine, events, draws=draws or DEFAULT_DRAWS, seed=seed)
+    return await _bound(windows, len(x))
 
 
-async def run(
+async def refined_elbo(
     engine: Engine,
-    role: Role,
-    feeds: Feeds,
+    x: Array,
     *,
-    outputs: Sequence[str] | None = None,
-    given: str | None = None,
-    rows: int | None = None,
-    repeats: int = 1,
-    begun: bool = False,
-) -> Answer:
-    """Return what a graph answers, which is never NaN.
+    steps: int,
+    draws: int | None,
+    seed: int,
+    label: Label = None,
+) -> tuple[Answer, Answer]:
+    """Return the bound of each x after so many steps of its own q(z|x), and the one before them.
 
-    Args:
-        engine: The model.
-        role: Which graph.
-        feeds: Its inputs.
-        outputs: Which to return; None for all.
-        given: Name of the input whose rows the caller chose. They are finite, but may be beyond
-            what float32 can carry through the graph.
-        rows: How many, if no feed is an array.
-        repeats: How often in a row each of the given ones stands there.
-        begun: Whether it continues something that has begun to be answered.
+    Both are of the same noise, so that what was gained has little of it.
 
     Raises:
-        InputInvalid: An answer is NaN, and the caller chose the row that it belongs to.
-        EngineFailed: The graph failed, or an answer is NaN and the caller chose nothing.
+        InputInvalid: As `elbo`.
     """
-    try:
-        return await engine.run(role, feeds, outputs, rows=rows, begun=begun)
-    except NotANumber as error:
-        name = engine.manifest.name
-        if given is None:
-            raise EngineFailed(f"{name}: {role} answered NaN in '{error.output}'.") from error
-        raise InputInvalid(
-            f"field '{given}': row {error.row // repeats} is too large for {name}: the "
-            "answer is not a number. Send values of the size of what it was trained on.",
-            field=given,
-        ) from error
-
-
-async def _importance(
-    engine: Engine, x: Array, *, draws: int, seed: int
-) -> AsyncGenerator[Answer, None]:
-    """Yield the elbo graph's answers, window by window along the draws."""
-    shape = engine.manifest.latent.shape
-
-    def call(first: int, draws: int) -> Awaitable[Answer]:
-        noise = Draws(seed, Stream.POSTERIOR, shape, first=first, draws=draws)
-        feeds: Feeds = {"x": x, "noise": noise}
-        return run(engine, "elbo", feeds, given="x", begun=first > 0)
-
-    async with aclosing(one_ahead(_windows(call, len(x), draws))) as windows:
-        async for answer in windows:
-            yield answer
-
-
-async def _dequantisation(
-    engine: Engine, x: Array, *, draws: int, seed: int
-) -> AsyncGenerator[Answer, None]:
-    """Yield log p(x + u) of so many draws of u as log_weight (n, draws of the window)."""
-
-    async def call(first: int, draws: int) -> Answer:
-        noise = _below_levels(engine, seed, first=first, draws=draws)
-        answer = await run(
-            engine,
-            "log_density",
-            {"x": Given(x, draws), "noise": noise},
-            given="x",
-            rows=len(x) * draws,
-            repeats=draws,
-            begun=first > 0,
+    events = Events(x, needed_labels(engine.manifest, label, n=len(x)))
+    before = await amortised(engine, events)
+    after = await refined(engine, events, before, steps=steps, seed=seed)
+    answers = []
+    for q in (after, before):
+        windows = monte_carlo.by_likelihood(
+            engine, events, q, draws=draws or DEFAULT_DRAWS, seed=seed
         )
-        return {"log_weight": answer["log_density"].reshape(len(x), draws)}
-
-    async with aclosing(one_ahead(_windows(call, len(x), draws))) as windows:
-        async for answer in windows:
-            yield answer
+        answers.append(await _bound(windows, len(x)))
+    return answers[0], answers[1]
 
 
-def _below_levels(engine: Engine, seed: int, *, first: int, draws: int) -> Draws:
-    """Return uniform noise below a grey level, so many draws for each event."""
-    shape = engine.manifest.event.shape
-    return Draws(seed, Stream.DEQUANTISATION, shape, is_normal=False, first=first, draws=draws)
+async def _bound(windows: Windows, rows: int) -> Answer:
+    """Return the bound of each row by its parts."""
+    bound = Bound(rows)
+    async with aclosing(windows):
+        async for window in windows:
+            bound.add(window["reconstruction"], window["kl"], window["log_weight"])
+    return {**bound.parts}
 
 
-Found = TypeVar("Found")
+async def _weights(
+    engine: Engine, events: Events, estimator: Estimator, *, draws: int, seed: int
+) -> Windows:
+    """Return the windows of an estimate, whose weights have p(x) for their mean."""
+    match estimator:
+        case "importance":
+            return await _importance(engine, events, draws=draws, seed=seed)
+        case "prior":
+            return monte_carlo.by_prior(engine, events, draws=draws, seed=seed)
+        case _:
+            return monte_carlo.by_dequantisation(engine, events, draws=draws, seed=seed)
 
 
-def _windows(
-    call: Callable[[int, int], Awaitable[Found]], rows: int, draws: int
-) -> Iterable[Callable[[], Awaitable[Found]]]:
-    """Yield calls that together take all draws, each for as many as may be held at once."""
-    width = DRAW_WIDTHS[-1]
-    window = max(width, WINDOW_DRAWS // rows // width * width)
-    for first in range(0, draws, window):
-        yield partial(call, first, min(window, draws - first))
-
-
-def labels_of(manifest: Manifest, label: int | Sequence[int] | None, *, n: int) -> Given | None:
-    """Return the classes that were asked for, if any were."""
-    if label is None:
-        return None
-    if not manifest.labels:
-        raise InputInvalid(
-            f"field 'label': {manifest.name} has no labels. Leave it out.", field="label"
-        )
-    wanted = np.asarray([label] * n if isinstance(label, int) else label, dtype=np.int64)
-    if len(wanted) != n:
-        raise InputInvalid(
-            f"field 'label': expected one label, or {n} (one a row); got {len(wanted)}.",
-            field="label",
-        )
-    return Given(classes_of(manifest, wanted))
-
-
-def classes_of(manifest: Manifest, label: Array) -> Array:
-    """Return labels that are all the model's. A graph would take -1 for the last one.
-
-    Raises:
-        InputInvalid: One is not.
-    """
-    labels = manifest.labels or ()
-    outside = (label < 0) | (label >= len(labels))
-    if outside.any():
-        raise InputInvalid(
-            f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); "
-            f"got {label[outside][0]}.",
-            field="label",
-        )
-    return label
+async def _importance(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
+    """Return the windows of draws of the encoder's q(z|x)."""
+    if "elbo" in engine.manifest.graphs:
+        return monte_carlo.by_elbo(engine, events, draws=draws, seed=seed)
+    q = await amortised(engine, events)
+    return monte_carlo.by_likelihood(engine, events, q, draws=draws, seed=seed)

@@ -9,12 +9,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from service.calls import Answer, labels_of, run
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Labels, Noise, Source
 from service.manifest import Manifest, Role
 from service.noise import ROWS, Stream
-from service.operations import Answer, Extra, Observation, Picture, labels_of, run
+from service.operations import Extra, Observation, Picture
+from service.runs import Feeds
 from service.windows import one_ahead
 
 WINDOW_BYTES = 2**20
@@ -86,10 +88,9 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     n, seed, start = drawing.n, drawing.seed, drawing.start
     shape = manifest.latent.shape
     z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
-    feeds: dict[str, Source] = {"z": z}
     labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
-    if labels is not None:
-        feeds["label"] = labels
+    condition: dict[str, Source] = {} if labels is None else {"label": labels}
+    feeds: dict[str, Source] = {"z": z, **condition}
     role = role_of(drawing)
     if role == "observe":
         feeds["noise"] = Noise(
@@ -103,7 +104,8 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     outputs = sorted({"x", *drawing.outputs})
     answer = await run(engine, role, feeds, outputs=outputs, rows=n, begun=begun)
     if "log_density" in drawing.include:
-        answer |= await run(engine, "log_density", {"x": answer["x"]}, begun=begun)
+        said: Feeds = {"x": answer["x"], **condition}
+        answer |= await run(engine, "log_density", said, begun=begun)
     if "z" in drawing.include:
         answer["z"] = await asyncio.to_thread(z.rows, 0, n)
     if "label" in drawing.include and labels is not None:

@@ -88,6 +88,12 @@ class Settings(BaseSettings):
     max_draws: int = Field(
         100_000, ge=1, description="Most Monte-Carlo draws of one request: rows times draws."
     )
+    max_refine: int = Field(
+        200,
+        ge=1,
+        le=2**18,  # refinement.MOST_STEPS
+        description="Most steps of a request that refines q(z|x).",
+    )
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes of a request's body.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."

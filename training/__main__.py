@@ -1,5 +1,7 @@
 """From a recipe to a published bundle: `python -m training RECIPE.toml`.
 
+And a bundle once more to its figures: `python -m training evaluate models/NAME`.
+
 Load the data, build the model, fit it, judge the best weights on the test split, export,
 publish. Killed half-way and started again with the same command, it goes on where it was.
 """
@@ -11,35 +13,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from service import bundle
 from service.errors import BundleInvalid
-from service.manifest import Figure, Manifest
-from training import data, export, recipe
-from training.card import card, sample_command, with_error
+from service.manifest import Manifest
+from training import assess, data, export, recipe
+from training.card import CARD, card, sample_command
 from training.checkpoint import CHECKPOINT, CheckpointRefused
 from training.evaluate import evaluate
 from training.loop import TrainingFailed, choose_device, fit
 from training.pictures import draw_curves, draw_samples, png
 from training.raw import DataInvalid
+from training.restore import RestoreRefused
 
-REFUSED = (recipe.RecipeInvalid, DataInvalid, CheckpointRefused, TrainingFailed, BundleInvalid)
+REFUSED = (
+    recipe.RecipeInvalid,
+    DataInvalid,
+    CheckpointRefused,
+    TrainingFailed,
+    BundleInvalid,
+    RestoreRefused,
+    assess.AssessmentRefused,
+)
 """What a person can do something about: a sentence, and no trace."""
 INTERRUPTED = 130
 """What shells answer after Ctrl-C: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0 published, 2 refused in one sentence, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Return the exit status: 0 done, 2 refused in one sentence, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    judges = words[:1] == ["evaluate"]
     try:
-        run(options)
+        if judges:
+            assess.run(assess.parser().parse_args(words[1:]))
+        else:
+            run(_parser().parse_args(words))
     except REFUSED as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. The same command again goes on from the checkpoint.", file=sys.stderr)
+        after = (
+            "Nothing was stored."
+            if judges
+            else "The same command again goes on from the checkpoint."
+        )
+        print(f"\nStopped. {after}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -95,7 +114,7 @@ def run(options: argparse.Namespace) -> None:
         "curves.png": png(draw_curves(trained.history, trained.best_epoch)),
     }
     text = card(manifest, trained)
-    place = bundle.publish(options.out, manifest, {**files, **pictures, "card.md": text.encode()})
+    place = bundle.publish(options.out, manifest, {**files, **pictures, CARD: text.encode()})
     # Only now: had anything above failed, the same command would begin after the training.
     (folder / CHECKPOINT).unlink()
     _report(console, manifest, place)
@@ -103,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _report(console: Console, manifest: Manifest, place: Path) -> None:
     """Print the figures, where the bundle is and how to ask it for a sample."""
-    console.print(_table(manifest.evaluation))
+    console.print(assess.table(manifest.evaluation, on="on the test split"))
     console.print(f"published {place}", markup=False)
     models = shlex.quote(str(place.parent.parent))
     console.print("serve it and ask for samples:")
@@ -111,17 +130,11 @@ def _report(console: Console, manifest: Manifest, place: Path) -> None:
     console.print(f"  {sample_command(manifest)}", markup=False)
 
 
-def _table(figures: Sequence[Figure]) -> Table:
-    table = Table("on the test split", "value", "unit", "n")
-    for figure in figures:
-        table.add_row(figure.name, with_error(figure), figure.unit, f"{figure.n:,}")
-    return table
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training",
-        description="Train a generative model by a recipe and publish it as a bundle.",
+        description="Train a generative model by a recipe and publish it as a bundle. A published "
+        "one is judged once more by: python -m training evaluate models/NAME; see its --help.",
         epilog="The keys of a recipe:\n\n" + recipe.describe().replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

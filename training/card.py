@@ -2,15 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from service.manifest import Figure, Manifest
 from training.checkpoint import Fit
+from training.representation import DIVERGENCE
+
+CARD = "card.md"
+"""Its name in a bundle."""
+_QUALITY = "Quality"
 
 _WHAT = {
-    "vae": "a variational autoencoder: a decoder pushes latent noise to the mean of p(x|z), and "
-    "an encoder gives the posterior q(z|x) of an event",
+    "vae": "a latent-variable model: a decoder pushes latent noise to the mean of p(x|z)",
     "flow": "a normalizing flow: one invertible network carries noise to events and events back "
     "to noise, so its density is known by the change of variables",
     "continuous-flow": "a continuous flow: an ordinary differential equation carries noise to "
@@ -20,11 +25,21 @@ _WHAT = {
 }
 
 
+_POSTERIORS = {
+    "diagonal": ", and an encoder gives the posterior q(z|x) of an event, normal with independent "
+    "latents (a variational autoencoder)",
+    "full": ", and an encoder gives the posterior q(z|x) of an event, normal with a covariance of "
+    "its own (a variational autoencoder)",
+    "flow": ", and an encoder gives the posterior q(z|x) of an event as draws of a flow (a "
+    "variational autoencoder)",
+}
+
+
 def card(manifest: Manifest, trained: Fit) -> str:
     """Return the card of a bundle, next to which `samples.png` and `curves.png` lie."""
     sections = {
         f"{manifest.title}": _introduction(manifest),
-        "Quality": _quality(manifest),
+        _QUALITY: _quality(manifest),
         "Its density": _density(manifest),
         "Ask for samples": _usage(manifest),
         "Data": _data(manifest),
@@ -36,6 +51,15 @@ def card(manifest: Manifest, trained: Fit) -> str:
     parts = [f"# {head[0]}\n\n{head[1]}"]
     parts += [f"## {title}\n\n{text}" for title, text in others]
     return "\n\n".join(parts) + "\n"
+
+
+def with_quality(text: str, manifest: Manifest) -> str:
+    """Return a card with the figures of this manifest; all else stays as it is."""
+    section = f"## {_QUALITY}\n\n{_quality(manifest)}\n\n"
+    there = re.compile(rf"^## {_QUALITY}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    if there.search(text):
+        return there.sub(lambda _: section, text, count=1).rstrip("\n") + "\n"
+    return f"{text.rstrip()}\n\n{section.rstrip()}\n"
 
 
 def sample_command(manifest: Manifest) -> str:
@@ -58,6 +82,7 @@ def with_error(figure: Figure) -> str:
 def _introduction(manifest: Manifest) -> str:
     event = manifest.event
     kind = _WHAT.get(manifest.family, f"a generative model of the family {manifest.family}")
+    kind += _POSTERIORS[manifest.posterior] if manifest.posterior else ""
     what = f"`{manifest.name}` version {manifest.version} is {kind}."
     shape = " x ".join(map(str, event.shape))
     if event.kind == "image":
@@ -73,17 +98,39 @@ def _introduction(manifest: Manifest) -> str:
 
 
 def _quality(manifest: Manifest) -> str:
-    lines = [
+    latents = [each for each in manifest.evaluation if each.name.startswith(DIVERGENCE)]
+    others = [each for each in manifest.evaluation if each not in latents]
+    text = (
         "Measured on the test split, which training never saw, with the standard error of each "
-        "figure.",
-        "",
-        "| figure | value | unit | n | note |",
-        "|---|---|---|---|---|",
-    ]
-    for figure in manifest.evaluation:
+        f"figure.\n\n{_figures(others)}"
+    )
+    if latents:
+        text += f"\n\n{_divergences(latents, manifest.latent.size)}"
+    return text
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+    lines = ["| figure | value | unit | n | note |", "|---|---|---|---|---|"]
+    for figure in figures:
         cells = (figure.name, with_error(figure), figure.unit, f"{figure.n:,}", figure.note)
         # A bar, as in E[x|z], would end the cell.
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _divergences(figures: Sequence[Figure], size: int) -> str:
+    """Return the table of the latents that say the most of x, that first which says the most."""
+    ordered = sorted(figures, key=lambda figure: figure.value, reverse=True)
+    lines = [
+        f"What each latent says of an event, KL(q(z|x) || p(z)) in nats, mean of "
+        f"{ordered[0].n:,} events: the {len(ordered)} largest of {size}, of which one near 0 says "
+        "nothing.",
+        "",
+        "| latent | KL |",
+        "|---|---|",
+    ]
+    for figure in ordered:
+        lines.append(f"| {figure.name.removeprefix(DIVERGENCE)} | {with_error(figure)} |")
     return "\n".join(lines)
 
 
@@ -92,6 +139,9 @@ _ESTIMATORS = {
     "importance": "An estimate: the mean of importance weights over draws from q(z|x). Its "
     "logarithm is too low on average, less so with more draws; the service gives its standard "
     "error. The ELBO is a lower bound of it.",
+    "prior": "An estimate: the mean of p(x|z) over draws from p(z). Its logarithm is too low on "
+    "average, and far too low unless there are very many draws or few latents; the service gives "
+    "its standard error.",
     "dequantisation": "An estimate: the probability of a discrete image is the mean of the flow's "
     "density over uniform noise below one grey level. Its logarithm is too low on average, less "
     "so with more draws; the service gives its standard error.",

@@ -1,7 +1,8 @@
 """Data: from a source named in a recipe to three splits of events."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -92,16 +93,22 @@ class Batch:
 
     x: Float[Tensor, "batch ..."]
     label: Int[Tensor, " batch"] | None = None
+    row: Int[Tensor, " batch"] | None = None
+    """Of the training split: which of its rows each event is. None elsewhere."""
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def __getitem__(self, rows: slice | Tensor) -> "Batch":
-        return Batch(self.x[rows], None if self.label is None else self.label[rows])
+        return self._each(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch on a device."""
-        return Batch(self.x.to(device), None if self.label is None else self.label.to(device))
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        label, row = (None if each is None else change(each) for each in (self.label, self.row))
+        return Batch(change(self.x), label, row)
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,9 @@ def load(config: DataConfig) -> Data:
         classes = None if label is None else torch.from_numpy(label[rows])
         return Batch(torch.from_numpy(x[rows] / unit), classes)
 
+    train = batch(splits["train"])
     return Data(
-        train=batch(splits["train"]),
+        train=replace(train, row=torch.arange(len(train))),
         validation=batch(splits["validation"]),
         test=batch(splits["test"]),
         event=event,

@@ -2,15 +2,16 @@
 
 - Likelihood, where the model has one: the family's own nats per event.
 - MMD^2 between samples and test rows, beside that between training and test rows.
+- Of a model with an encoder: what its codes are worth, see `representation.py`.
 - For a conditional model: how often a classifier that never saw a sample reads the label
   that was asked for, beside its accuracy on real test rows.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,10 +19,13 @@ from service.manifest import Figure, Frozen
 from training.data import Batch, Data
 from training.discrepancy import SCALES, squared_mmd
 from training.family import Family
+from training.representation import labels, representation, share_error
 from training.sampling import sample
 
 NATS_ROWS = 256
-"""Rows whose likelihood is computed at once."""
+"""Rows whose likelihood is computed at once, at most."""
+NATS_DRAWS = 2**17
+"""Draws of all those rows together: of many draws each, fewer rows are computed at once."""
 MMD_ROWS = 2000
 """Rows of each sample in MMD^2, whose cost is their square."""
 LABELLED_ROWS = 2000
@@ -38,6 +42,12 @@ class EvaluateConfig(Frozen):
     rows: int = Field(
         default=10_000, ge=3, description="Test rows to use at most, the first of the split."
     )
+    draws: int | None = Field(
+        default=None,
+        ge=1,
+        description="Draws of each row where its likelihood is estimated. By default 256 of z, or "
+        "one of dequantisation noise.",
+    )
     classifier_steps: int = Field(
         default=800,
         ge=1,
@@ -47,30 +57,45 @@ class EvaluateConfig(Frozen):
 
 
 @torch.no_grad()
-def evaluate(model: Family, data: Data, config: EvaluateConfig) -> tuple[Figure, ...]:
+def evaluate(
+    model: Family,
+    data: Data,
+    config: EvaluateConfig,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Figure, ...]:
     """Return what the test split says of a model; the same each time on one machine.
 
     Args:
         model: On any device.
         data: Its training split serves the comparisons only.
         config: The recipe's section `evaluate`.
+        advance: Told of rows whose likelihood is known, which takes the longest.
     """
     model.eval()
     test = data.test[: config.rows]
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        figures = [*_likelihood(model, test), *_discrepancies(model, data, test, config.seed)]
+        figures = [
+            *_likelihood(model, test, config.draws or model.usual_draws, advance),
+            *_discrepancies(model, data, test, config.seed),
+            *representation(model, data, test),
+        ]
         if model.interface.labels:
             figures += _recognition(model, data, test, config)
     return tuple(figures)
 
 
-def _likelihood(model: Family, test: Batch) -> Iterator[Figure]:
+def _likelihood(
+    model: Family, test: Batch, draws: int, advance: Callable[[int], None]
+) -> Iterator[Figure]:
     """Yield each of the family's nats as a mean, and of grey levels as bits per dim too."""
     device = next(model.parameters()).device
-    rows = torch.arange(len(test)).split(NATS_ROWS)
-    parts = [model.nats(test[part].to(device)) for part in rows]
+    parts = []
+    for rows in torch.arange(len(test)).split(max(1, min(NATS_ROWS, NATS_DRAWS // draws))):
+        parts.append(model.nats(test[rows].to(device), draws))
+        advance(len(rows))
     event = model.interface.event
     for name, first in parts[0].items():
         nats = torch.cat([part[name].values.double().cpu() for part in parts])
@@ -124,12 +149,10 @@ def _recognition(
         ("real test data recognised", test, "the row to compare with"),
     ):
         right = _recognised(classifier, batch)
-        # One more of either kind keeps the error above 0 where every row is right.
-        rate = (right + 1) / (len(batch) + 2)
         yield Figure(
             name=name,
             value=right / len(batch),
-            standard_error=math.sqrt(rate * (1 - rate) / len(batch)),
+            standard_error=share_error(right, len(batch)),
             n=len(batch),
             unit="fraction",
             note=f"{note}; by a small network trained on the training split",
@@ -143,7 +166,7 @@ def train_classifier(data: Data, classes: int, *, steps: int) -> nn.Module:
     Raises:
         ValueError: The data has no labels.
     """
-    x, label = data.train.x, _labels(data.train)
+    x, label = data.train.x, labels(data.train)
     classifier = _classifier(data, classes)
     optimiser = torch.optim.Adam(classifier.parameters(), fused=True)
     for step in range(steps):
@@ -184,13 +207,7 @@ def _recognised(classifier: nn.Module, batch: Batch) -> int:
     """Return how many rows the classifier gives their own label."""
     parts = torch.arange(len(batch)).split(1024)
     found = torch.cat([classifier(batch.x[part]).argmax(1) for part in parts])
-    return int((found == _labels(batch)).sum())
-
-
-def _labels(batch: Batch) -> Int[Tensor, " batch"]:
-    if batch.label is None:
-        raise ValueError("a classifier needs labels; this data has none")
-    return batch.label
+    return int((found == labels(batch)).sum())
 
 
 def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str) -> Figure:

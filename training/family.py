@@ -50,6 +50,9 @@ class Nats:
 class Family(nn.Module, ABC):
     """A generative model of one family, with its objective."""
 
+    usual_draws: int = 1
+    """Draws of each event that `nats` takes where nobody says otherwise."""
+
     @property
     @abstractmethod
     def interface(self) -> Interface:
@@ -76,11 +79,11 @@ class Family(nn.Module, ABC):
     ) -> Float[Tensor, "batch ..."]:
         """Push noise z forward to events x (for a VAE: to the mean of p(x|z))."""
 
-    def nats(self, batch: Batch) -> dict[str, Nats]:
+    def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return per-event test figures in nats, by name. None where there is no density.
 
         They are of the event that `interface` describes: where it has grey levels, of images on
-        those.
+        those. What is estimated is so from as many `draws` of each event.
         """
         return {}
 

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from training.data import Data
@@ -76,6 +76,16 @@ def mlp(sizes: list[int]) -> nn.Sequential:
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.SiLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def one_hot(
+    label: Int[Tensor, " rows"], classes: int, *, like: Tensor
+) -> Float[Tensor, "rows classes"]:
+    """Return 1 at each row's class, 0 elsewhere.
+
+    torch's own looks at the labels first, in a way that no graph can be exported from.
+    """
+    return (label.unsqueeze(1) == torch.arange(classes, device=label.device)).to(like)
 
 
 class Rescale(nn.Module):

@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from service.manifest import Frozen, Name
+from training.bbvi import BBVI, BBVIConfig
 from training.data import Data, DataConfig
 from training.evaluate import EvaluateConfig
 from training.family import Family
@@ -39,7 +40,7 @@ from training.gan import GAN, GANConfig
 from training.loop import TrainConfig
 from training.vae import VAE, VAEConfig
 
-ModelConfig = VAEConfig | FlowConfig | GANConfig
+ModelConfig = VAEConfig | BBVIConfig | FlowConfig | GANConfig
 
 
 class RecipeInvalid(Exception):
@@ -122,6 +123,8 @@ def build(recipe: Recipe, data: Data) -> Family:
         match recipe.model:
             case VAEConfig():
                 return VAE(recipe.model, data)
+            case BBVIConfig():
+                return BBVI(recipe.model, data)
             case FlowConfig():
                 return Flow(recipe.model, data)
             case GANConfig():

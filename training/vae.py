@@ -2,139 +2,135 @@ r"""Variational autoencoders: p(x) = ∫ p(x|z) N(z; 0, I) dz, trained by a lowe
 
     log p(x) >= ELBO(x) = E_q(z|x)[log p(x|z)] - KL(q(z|x) || N(0, I))
 
-The module is put together from three parts that know nothing of each other: a posterior
-q(z|x), an observation model p(x|z), and the two networks that parametrise them.
+The module is put together from parts that know nothing of each other: a posterior q(z|x), an
+observation model p(x|z), the two networks that parametrise them, and the objective.
 
 Source:
     Kingma & Welling 2014, arXiv:1312.6114. Rezende et al. 2014, arXiv:1401.4082.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.manifest import Density, Event, Frozen, Interface, Latent, Role
-from training.data import Batch, Data
-from training.family import Call, Family, Nats, Pixels, Turn
-from training.networks import (
-    Rescale,
-    bounded_log,
-    image_decoder,
-    image_encoder,
-    mlp,
-    normal_log_prob,
+from service.manifest import Density, Interface, Latent, Role
+from training.autoregressive import InverseAutoregressive
+from training.bounds import (
+    Terms,
+    doubly_reparametrised,
+    log_mean,
+    negative_elbo,
+    negative_iwae,
 )
-from training.observation import Bernoulli, Gaussian, Observation
+from training.data import Batch, Data
+from training.encoder import Encoder
+from training.family import Call, Nats, Turn
+from training.latent import LatentConfig, LatentModel
+from training.networks import bounded_log, normal_log_prob
+from training.posterior import DiagonalGaussian, FlowPosterior, FullGaussian, Posterior
+from training.posterior import Gaussian as GaussianPosterior
+from training.refine import Refine
 
-DRAWS = 256
-"""Draws per event in the importance-weighted likelihood of the evaluation."""
-CHUNK_ROWS = 4096
-"""Decoder rows evaluated at once there: bounds the memory, changes no number."""
+SCORE_DRAWS = 8
+"""Draws of the validation score, at most; fewer where the objective has fewer."""
+
+Draws = Annotated[int, Field(ge=1, le=1024)]
+From = tuple[Annotated[int, Field(ge=0)], Draws]
 
 
-class VAEConfig(Frozen):
+class VAEConfig(LatentConfig):
     """What a recipe says of a VAE."""
 
     family: Literal["vae"] = Field("vae", description="Selects this family.")
-    observation: Literal["bernoulli", "normal"] = Field(
-        "bernoulli",
-        description="p(x|z): bernoulli for images, binarised afresh at every step; normal for "
-        "images or vectors as they are.",
+    posterior: Literal["diagonal", "full", "flow"] = Field(
+        "diagonal",
+        description="q(z|x): a Gaussian of independent latents, one of full covariance, or a "
+        "diagonal one behind an inverse autoregressive flow.",
     )
-    scale: Literal["global", "per-feature"] = Field(
-        "global",
-        description="Of a normal p(x|z): one learned scale, or one per pixel or feature.",
+    flow_layers: int = Field(4, ge=1, description="Of a flow posterior: its steps.")
+    flow_width: int = Field(
+        256, ge=1, description="Of a flow posterior: hidden units of each step's network."
     )
-    minimum_scale: float = Field(
-        0.05,
-        gt=0,
-        description="Of a normal p(x|z): floor of the scale, in units of the standardised event "
-        "(half the range of an image, one standard deviation of a feature). Without one the "
-        "density of a pixel that is always black grows without bound.",
+    flow_context: int = Field(
+        64, ge=1, description="Of a flow posterior: numbers that the encoder tells it of x."
     )
-    latent: int = Field(16, ge=1, description="Dimensions of z.")
-    width: int = Field(
-        32, ge=1, description="Channels of the finest level, or units of each layer of an MLP."
+    objective: Literal["elbo", "iwae", "dreg"] = Field(
+        "elbo",
+        description="What is maximised: the mean of the log-weights, or the log of the mean "
+        "weight, which is a tighter bound; dreg is the latter with the doubly reparametrised "
+        "gradient of the encoder, whose noise does not grow with the draws.",
     )
-    depth: int = Field(
-        1, ge=1, description="Residual blocks per level, or hidden layers of an MLP."
+    draws: Draws | tuple[From, ...] = Field(
+        1,
+        description="Draws of z for each event and step. Or a list of pairs, from which step on "
+        "how many: [[0, 1], [20000, 50]] begins with 1.",
+    )
+    beta: float = Field(
+        1.0, gt=0, description="Factor on the divergence of q from the prior. 1 is the bound."
+    )
+    kl_warmup_steps: int = Field(
+        0, ge=0, description="Steps in which that factor rises from 0 in a line."
+    )
+    free_bits: float = Field(
+        0.0,
+        ge=0,
+        description="Nats of divergence that each latent has for nothing, on average over a "
+        "batch. With the objective elbo and a diagonal posterior.",
+    )
+    conditional: bool = Field(
+        False, description="Tell the encoder and the decoder the label: p(x|z, label)."
     )
 
+    @model_validator(mode="after")
+    def _options_fit(self) -> "VAEConfig":
+        if self.free_bits and (self.objective, self.posterior) != ("elbo", "diagonal"):
+            raise ValueError('free_bits: needs objective = "elbo" and posterior = "diagonal"')
+        if self.objective == "dreg" and self.posterior == "flow":
+            raise ValueError('objective: dreg needs a Gaussian posterior; with a flow say "iwae"')
+        if isinstance(self.draws, tuple):
+            steps = [step for step, _ in self.draws]
+            if steps[:1] != [0] or steps != sorted(set(steps)):
+                raise ValueError(f"draws: the steps begin with 0 and rise; got {steps}")
+        return self
 
-@dataclass(frozen=True)
-class DiagonalGaussian:
-    """The posterior q(z|x) = N(mean, diag(scale^2)) of a batch of events."""
-
-    mean: Float[Tensor, "batch latent"]
-    log_scale: Float[Tensor, "batch latent"]
+    def draws_at(self, step: int) -> int:
+        """Return how many draws of z an event has in a training step."""
+        if isinstance(self.draws, int):
+            return self.draws
+        return next(draws for since, draws in reversed(self.draws) if step >= since)
 
     @property
-    def scale(self) -> Float[Tensor, "batch latent"]:
-        """Standard deviation of each latent, positive and finite."""
-        return self.log_scale.exp()
-
-    def draw(
-        self, noise: Float[Tensor, "batch draws latent"]
-    ) -> Float[Tensor, "batch draws latent"]:
-        """Return mean + scale * noise: reparametrised, so that gradients reach both."""
-        return self.mean.unsqueeze(1) + self.scale.unsqueeze(1) * noise
-
-    def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
-        """Return log q(z|x) in nats."""
-        log_prob = normal_log_prob(
-            z, mean=self.mean.unsqueeze(1), log_scale=self.log_scale.unsqueeze(1)
-        )
-        return log_prob.sum(-1)
-
-    def kl(self) -> Float[Tensor, " batch"]:
-        r"""Return KL(q(z|x) || N(0, I)) in nats, summed over the latent axis.
-
-        With m = mean and s = scale, per event:
-            KL = 1/2 sum_j (s_j^2 + m_j^2 - 1 - 2 log s_j)
-
-        Source:
-            Kingma & Welling 2014, arXiv:1312.6114, appendix B.
-
-        Example:
-            >>> DiagonalGaussian(torch.zeros(2, 3), torch.zeros(2, 3)).kl().tolist()
-            [0.0, 0.0]
-        """
-        log_variance = 2 * self.log_scale
-        return 0.5 * (log_variance.exp() + self.mean.square() - 1 - log_variance).sum(-1)
+    def last_draws(self) -> int:
+        """Draws of z at the end of training."""
+        return self.draws if isinstance(self.draws, int) else self.draws[-1][1]
 
 
-class VAE(Family):
-    """A VAE with a diagonal Gaussian posterior: convolutional for images, an MLP for vectors.
+class VAE(LatentModel):
+    """A VAE: convolutional for images, an MLP for vectors.
 
     Raises:
-        ValueError: A Bernoulli observation was asked for events that are not images.
+        ValueError: The observation model does not fit the events, or there are no labels to be
+            told.
     """
 
+    step: Tensor
+
     def __init__(self, config: VAEConfig, data: Data) -> None:
-        super().__init__()
-        event, width, depth = data.event, config.width, config.depth
-        if config.observation == "bernoulli" and event.kind != "image":
-            raise ValueError(
-                "model.observation: bernoulli expects images; this data is vectors. "
-                'Use observation = "normal".'
+        super().__init__(config, data, labels=_labels(config, data))
+        self.config = config
+        self.encoder = _encoder(config, data, classes=len(self.labels or ()))
+        if config.posterior == "flow":
+            self.flow = InverseAutoregressive(
+                layers=config.flow_layers,
+                latent=config.latent,
+                context=config.flow_context,
+                width=config.flow_width,
             )
-        self.latent = config.latent
-        self.standardise = Rescale(data)
-        if event.kind == "image":
-            shape = event.shape
-            self.encoder = image_encoder(shape, width=width, depth=depth, outputs=2 * self.latent)
-            self.decoder = image_decoder(shape, width=width, depth=depth, inputs=self.latent)
-        else:
-            hidden = [width] * depth
-            self.encoder = mlp([event.size, *hidden, 2 * self.latent])
-            self.decoder = mlp([self.latent, *hidden, event.size])
-        self.observation = _observation(config, event, self.standardise)
-        self.event = event.model_copy(update={"levels": self.observation.levels})
+        # How far training is: the warm-up and the number of draws go by it.
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     @property
     def interface(self) -> Interface:
@@ -143,130 +139,181 @@ class VAE(Family):
             family="vae",
             event=self.event,
             latent=Latent(shape=(self.latent,)),
+            labels=self.labels,
             observation=self.observation.name,
+            posterior=self.config.posterior,
             density=Density(
                 kind="estimate", estimator="importance", measure=self.observation.measure
             ),
         )
 
-    def posterior(self, x: Float[Tensor, "batch ..."]) -> DiagonalGaussian:
-        """Return q(z|x).
+    def posterior(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Posterior:
+        """Return q(z|x), or q(z|x, label)."""
+        raw = self.encoder(self.standardise(x), label).to(x.dtype)
+        mean, raw = raw[:, : self.latent], raw[:, self.latent :]
+        log_scale = bounded_log(raw[:, : self.latent])
+        rest = raw[:, self.latent :]
+        match self.config.posterior:
+            case "diagonal":
+                return DiagonalGaussian(mean, log_scale)
+            case "full":
+                return FullGaussian(mean, _lower_triangular(log_scale.exp(), rest))
+            case "flow":
+                return FlowPosterior(DiagonalGaussian(mean, log_scale), self.flow, rest)
 
-        The networks may run in bfloat16 (autocast); everything after them is in x's precision.
+    def gaussian(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> GaussianPosterior:
+        """Return q(z|x) of a model whose posterior is normal.
+
+        Raises:
+            TypeError: It is a flow.
         """
-        mean, raw = self.encoder(self.standardise(x)).to(x.dtype).chunk(2, dim=-1)
-        return DiagonalGaussian(mean, bounded_log(raw))
+        posterior = self.posterior(x, label)
+        if not isinstance(posterior, GaussianPosterior):
+            raise TypeError("this model's posterior is a flow")
+        return posterior
 
-    def parameters_of_x(
-        self, z: Float[Tensor, "batch draws latent"]
-    ) -> Float[Tensor, "batch draws ..."]:
-        """Return what the decoder says of p(x|z): logits or a mean, see the observation model."""
-        rows = self.decoder(z.flatten(0, 1)).to(z.dtype)
-        draws: Tensor = rows.unflatten(0, z.shape[:2])
-        return draws
+    def terms(
+        self,
+        x: Float[Tensor, "batch ..."],
+        noise: Float[Tensor, "batch draws latent"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Terms:
+        """Return the terms of the bound, in nats, for x as the observation model takes it."""
+        return self._terms(self.posterior(x, label), x, noise, label)[1]
 
-    def decode(
-        self, z: Float[Tensor, "batch latent"], label: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch ..."]:
-        """Return E[x|z]."""
-        return self.observation.mean(self.decoder(z).to(z.dtype))
+    def _terms(
+        self,
+        posterior: Posterior,
+        x: Tensor,
+        noise: Tensor,
+        label: Tensor | None,
+        *,
+        still: bool = False,
+    ) -> tuple[Tensor, Terms]:
+        """Return the draws, and their terms; with log q's own parameters held still, or not."""
+        z, log_q = posterior.draw(noise)
+        if still and isinstance(posterior, GaussianPosterior):
+            log_q = posterior.detach().log_prob(z)
+        divergence = log_q - normal_log_prob(z).sum(-1)
+        return z, Terms(self.log_likelihood(x, z, label), divergence, posterior.kl())
 
-    def observe(
-        self, z: Float[Tensor, "batch latent"], noise: Float[Tensor, "batch ..."]
-    ) -> Float[Tensor, "batch ..."]:
-        """Return a sample of p(x|z), see `Observation.draw`."""
-        return self.observation.draw(self.decoder(z), noise)
+    def encode(self, x: Float[Tensor, "batch ..."], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return q(z|x) for the event that a request means by x, given [label] [and noise].
 
-    def encode(
-        self, x: Float[Tensor, "batch ..."]
-    ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]:
-        """Return mean and scale of q(z|x) for the event that a request means by x."""
-        posterior = self.posterior(self.observation.settle(x))
-        return posterior.mean, posterior.scale
-
-    def elbo(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
-    ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
-        """Return the terms of `bound` for the event that a request means by x."""
-        return self.bound(self.observation.settle(x), noise)
-
-    def bound(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch draws latent"]
-    ) -> tuple[Float[Tensor, "batch draws"], Float[Tensor, " batch"], Float[Tensor, "batch draws"]]:
-        """Return the terms of the bound, in nats, for x as the observation model takes it.
-
-        Returns:
-            log p(x|z) of each draw z ~ q(z|x); KL(q(z|x) || p(z)), in closed form; and the log
-            of the importance weight p(x|z) p(z) / q(z|x), whose mean over draws estimates p(x).
+        Mean and scale, mean and scale_tril, or of a flow the draws that the noise makes.
         """
-        posterior = self.posterior(x)
-        z = posterior.draw(noise)
-        reconstruction = self.observation.log_prob(x, self.parameters_of_x(z))
-        prior = normal_log_prob(z).sum(-1)
-        return reconstruction, posterior.kl(), reconstruction + prior - posterior.log_prob(z)
+        posterior, rest = self._asked(x, inputs)
+        match posterior:
+            case DiagonalGaussian():
+                return posterior.mean, posterior.scale
+            case FullGaussian():
+                return posterior.mean, posterior.scale_tril
+            case _:
+                return (posterior.draw(rest[0])[0],)
+
+    def _asked(self, x: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Posterior, tuple[Tensor, ...]]:
+        label, rest = (inputs[0], inputs[1:]) if self.labels else (None, inputs)
+        return self.posterior(self.observation.settle(x), label), rest
+
+    def elbo(self, x: Float[Tensor, "batch ..."], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return reconstruction, kl and log_weight, given [label and] noise.
+
+        For the event that a request means by x. The kl is of each event where it is known, else
+        of each draw.
+        """
+        label, noise = self.conditioned(inputs)
+        terms = self.terms(self.observation.settle(x), noise, label)
+        kl = terms.divergence if terms.kl is None else terms.kl
+        return terms.reconstruction, kl, terms.log_weight
 
     def turns(self) -> tuple[Turn, ...]:
-        """Return the one turn: everything follows the ELBO."""
-        return (Turn("elbo", tuple(self.parameters()), self._loss),)
+        """Return the one turn: everything follows the bound."""
+        return (Turn(self.config.objective, tuple(self.parameters()), self._loss),)
 
     def _loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        x = self.observation.resample(batch.x)
-        reconstruction, kl, _ = self.bound(x, self._noise(x, draws=1))
-        kl_mean, distortion = kl.mean(), -reconstruction.mean()
-        return {"loss": distortion + kl_mean, "distortion": distortion, "kl": kl_mean}
+        config, step = self.config, int(self.step)
+        self.step += 1
+        beta = config.beta
+        if config.kl_warmup_steps:
+            beta *= min(1.0, (step + 1) / config.kl_warmup_steps)
+        x, label = self.observation.resample(batch.x), self._label(batch)
+        posterior = self.posterior(x, label)
+        noise = self._noise(x, draws=config.draws_at(step))
+        still = config.objective == "dreg"
+        z, terms = self._terms(posterior, x, noise, label, still=still)
+        if config.objective == "dreg":
+            loss = doubly_reparametrised(terms, z, beta=beta)
+        elif config.objective == "iwae":
+            loss = negative_iwae(terms, beta=beta)
+        elif isinstance(posterior, DiagonalGaussian):
+            free = posterior.kl_by_latent()
+            loss = negative_elbo(terms, beta=beta, kl_by_latent=free, free=config.free_bits)
+        else:
+            loss = negative_elbo(terms, beta=beta)
+        divergence = terms.divergence if terms.kl is None else terms.kl
+        return {
+            "loss": loss,
+            "distortion": -terms.reconstruction.mean(),
+            "kl": divergence.mean(),
+        }
+
+    def _label(self, batch: Batch) -> Tensor | None:
+        return batch.label if self.labels else None
 
     def _noise(self, x: Tensor, *, draws: int) -> Float[Tensor, "batch draws latent"]:
         return torch.randn(len(x), draws, self.latent, dtype=x.dtype, device=x.device)
 
     def score(self, batch: Batch) -> Float[Tensor, ""]:
-        """Return the mean negative ELBO in nats, of one draw per event."""
-        return self._loss(batch)["loss"]
-
-    def nats(self, batch: Batch) -> dict[str, Nats]:
-        """Return the negative ELBO, and -log p(x) from `DRAWS` importance-weighted draws.
-
-        The second is an upper bound too, in expectation, and tighter the more draws it has.
-        Source: Burda et al. 2016, arXiv:1509.00519, eq. 8.
-        """
+        """Return the mean negative bound in nats, of a few draws per event."""
         x = self.observation.resample(batch.x)
-        chunk = max(1, min(DRAWS, CHUNK_ROWS // len(batch)))
-        reconstructions, log_weights = [], []
-        for start in range(0, DRAWS, chunk):
-            draws = min(chunk, DRAWS - start)
-            reconstruction, _, log_weight = self.bound(x, self._noise(x, draws=draws))
-            reconstructions.append(reconstruction.double())
-            log_weights.append(log_weight.double())
-        elbo = torch.cat(reconstructions, dim=1).mean(1) - self.posterior(x).kl().double()
-        evidence = torch.logsumexp(torch.cat(log_weights, dim=1), dim=1) - math.log(DRAWS)
-        notes = (
-            f"an upper bound on average: {DRAWS} draws of z",
-            f"an upper bound on average: {DRAWS} importance-weighted draws of z",
+        noise = self._noise(x, draws=min(SCORE_DRAWS, self.config.last_draws))
+        terms = self.terms(x, noise, self._label(batch))
+        if self.config.objective == "elbo":
+            return -terms.elbo.mean()
+        return -log_mean(terms.log_weight).mean()
+
+    def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
+        """Return the negative ELBO and -log p(x), see `figures`."""
+        x, label = self.observation.resample(batch.x), self._label(batch)
+        return self.figures(
+            lambda draws: self.terms(x, self._noise(x, draws=draws), label),
+            rows=len(x),
+            draws=draws,
         )
-        of = self.observation.resampled
-        bound, weighted = (f"{note}; {of}" if of else note for note in notes)
-        return {
-            "negative ELBO": Nats(-elbo, bound),
-            "negative log-likelihood": Nats(-evidence, weighted),
-        }
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode, observe, encode and elbo."""
-        decode, observe = Call(self, "decode"), Call(self, "observe")
-        image = self.event.kind == "image"
-        return {
-            "decode": Pixels(decode) if image else decode,
-            "observe": Pixels(observe) if image else observe,
-            "encode": Call(self, "encode"),
-            "elbo": Call(self, "elbo"),
-        }
+        """Return decode, observe, likelihood, encode, elbo; of a Gaussian posterior also refine."""
+        graphs = super().graphs() | {"encode": Call(self, "encode"), "elbo": Call(self, "elbo")}
+        if self.config.posterior != "flow":
+            graphs["refine"] = Refine(self, full=self.config.posterior == "full")
+        return graphs
 
 
-def _observation(config: VAEConfig, event: Event, standardise: Rescale) -> Observation:
-    if config.observation == "bernoulli":
-        return Bernoulli()
-    return Gaussian(
-        event.shape if config.scale == "per-feature" else (),
-        minimum=config.minimum_scale,
-        standardise=standardise,
-        image=event.kind == "image",
+def _lower_triangular(
+    diagonal: Float[Tensor, "batch latent"], below: Float[Tensor, "batch entries"]
+) -> Float[Tensor, "batch latent latent"]:
+    """Return the matrices of this diagonal, with these entries below it, row by row."""
+    size = diagonal.shape[1]
+    row, column = torch.tril_indices(size, size, -1, device=diagonal.device)
+    matrix = torch.diag_embed(diagonal)
+    matrix[:, row, column] = below
+    return matrix
+
+
+def _encoder(config: VAEConfig, data: Data, *, classes: int) -> Encoder:
+    latent = config.latent
+    more = {"diagonal": 0, "full": latent * (latent - 1) // 2, "flow": config.flow_context}
+    outputs = 2 * latent + more[config.posterior]
+    return Encoder(
+        data.event, width=config.width, depth=config.depth, outputs=outputs, classes=classes
     )
+
+
+def _labels(config: VAEConfig, data: Data) -> tuple[str, ...] | None:
+    if config.conditional and not data.labels:
+        raise ValueError("model.conditional: this data has no labels to be told; see data.label.")
+    return data.labels if config.conditional else None

@@ -83,11 +83,16 @@ def _summary(model: Model) -> dict[str, Any]:
     if not model.engine:
         return summary
     engine, manifest = model.engine, model.engine.manifest
-    about = ("title", "family", "event", "latent", "labels", "observation", "density", "evaluation")
+    about = (
+        "title", "family", "event", "latent", "labels", "observation", "posterior", "density",
+        "evaluation",
+    )  # fmt: skip
     return {
         **summary,
         **manifest.model_dump(mode="json", include=set(about)),
         "capabilities": operations.capabilities(manifest),
+        "estimators": operations.estimators(manifest),
+        "refine": "refine" in manifest.graphs,
         "device": {
             "kind": engine.device.kind,
             "reason": engine.device.reason,
@@ -112,6 +117,7 @@ def _details(engine: Engine, settings: Settings) -> dict[str, Any]:
         "limits": {
             "n": context.most_rows(engine, settings),
             "draws": settings.max_draws,
+            "refine": settings.max_refine,
             "columns": MAX_COLUMNS,
             "body_bytes": settings.max_body_bytes,
         },

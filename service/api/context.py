@@ -9,6 +9,7 @@ from starlette.requests import Request
 from service.api.patience import Allowance, Drain, allowance, patience
 from service.engine import Engine
 from service.errors import InputInvalid
+from service.manifest import REFINE_DRAWS, Manifest
 from service.repository import Repository
 from service.settings import Settings
 
@@ -95,6 +96,26 @@ class Context:
                 field="draws",
             )
 
+    def check_steps(self, rows: int, steps: int) -> None:
+        """Pass if the work of a refinement is within the limits.
+
+        Raises:
+            InputInvalid: Naming the one that it is over.
+        """
+        most, per_step = self.settings.max_draws, 2 * REFINE_DRAWS
+        if steps > self.settings.max_refine:
+            raise InputInvalid(
+                f"field 'refine': at most {self.settings.max_refine} steps; got {steps}.",
+                field="refine",
+            )
+        if rows * steps * per_step > most:
+            raise InputInvalid(
+                f"field 'refine': at most {most} draws at once, and each step of a row looks at "
+                f"{per_step}; got {rows} rows x {steps} steps x {per_step}. Send fewer rows or "
+                "take fewer steps.",
+                field="refine",
+            )
+
 
 def of(request: Request) -> Context:
     """Return the context of the app that a request came to."""
@@ -103,9 +124,14 @@ def of(request: Request) -> Context:
 
 
 def most_rows(engine: Engine, settings: Settings) -> int:
-    """Return how many rows of a model, be they x or z, one answer may hold."""
-    row = max(engine.manifest.event.size, engine.manifest.latent.size)
-    return max(1, settings.max_values // row)
+    """Return how many rows of a model, be they x, z or q(z|x), one answer may hold."""
+    return max(1, settings.max_values // _row_values(engine.manifest))
+
+
+def _row_values(manifest: Manifest) -> int:
+    """Return the most numbers that a row of an answer has."""
+    covariance = manifest.latent.size**2 if manifest.posterior == "full" else 0
+    return max(manifest.event.size, manifest.latent.size, covariance)
 
 
 def seed_or_new(seed: int | None) -> int:

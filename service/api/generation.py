@@ -13,6 +13,7 @@ from service.api.bodies import JSON, NPY
 from service.api.documentation import describe
 from service.api.routing import plain_router
 from service.bundle import digest
+from service.calls import Answer
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.manifest import Role
@@ -133,8 +134,8 @@ async def _stream(
 
 
 async def _chain(
-    first: operations.Answer, others: AsyncGenerator[operations.Answer, None]
-) -> AsyncGenerator[operations.Answer, None]:
+    first: Answer, others: AsyncGenerator[Answer, None]
+) -> AsyncGenerator[Answer, None]:
     async with aclosing(others):
         yield first
         async for each in others:

@@ -1,7 +1,7 @@
 """Calls that read events: /encode, /log-density, /elbo."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,8 +13,10 @@ from service.api import answers, bodies, context, observing, schemas
 from service.api.answers import OrNull, Result
 from service.api.documentation import describe
 from service.api.routing import plain_router
+from service.calls import Answer
 from service.engine import Engine
-from service.operations import DEFAULT_DRAWS, Operation
+from service.manifest import Manifest
+from service.operations import DEFAULT_DRAWS
 from service.tensors import Array
 
 router = plain_router()
@@ -43,13 +45,16 @@ class Reading(Generic[Call]):
     seed: int
 
 
-async def _read(request: Request, schema: type[Call], operation: Operation) -> Reading[Call]:
+async def _read(
+    request: Request, schema: type[Call], require: Callable[[Manifest, Call], object]
+) -> Reading[Call]:
+    """Return a request once `require` has found that its model can do this."""
     here = context.of(request)
     asked = await bodies.read(request, schema)
     call = asked.parameters
     engine = await here.engine(request, call.model, call.version)
     manifest = engine.manifest
-    operations.require(manifest, operation)
+    require(manifest, call)
     media_type = answers.negotiate(request, manifest, makes_events=False)
     x = await asked.rows(manifest.event.shape, event=manifest.event)
     observing.note(rows=len(x))
@@ -71,31 +76,30 @@ _ENCODE = describe(
     schemas.Encoded,
     summary="Encode events",
     text="A VAE answers its posterior, and z is its mean, or with `draws` K that many draws, "
-    "shape (n, K, ...). A flow answers z and log |det dz/dx|. An npy answer is z alone.",
+    "shape (n, K, ...). Of a posterior that is a flow there is z alone. A flow answers z and "
+    "log |det dz/dx|. An npy answer is z alone.",
 )
 
 
 @router.post("/encode", response_class=Response, openapi_extra=_ENCODE.of("POST"))
 async def encode(request: Request) -> Response:
     """Return z of given x."""
-    reading = await _read(request, schemas.Encode, "encode")
-    engine, draws = reading.engine, reading.call.draws
+    reading = await _read(
+        request, schemas.Encode, lambda manifest, _: operations.require(manifest, "encode")
+    )
+    engine, draws, label = reading.engine, reading.call.draws, reading.call.label
     reading.here.check_values(engine, len(reading.x), field="x")
     if draws is not None:
         reading.here.check_draws(len(reading.x), draws)
         reading.here.check_values(engine, len(reading.x) * draws, field="draws")
     async with reading.here.patience(request):
-        answer = await operations.encode(engine, reading.x, draws=draws, seed=reading.seed)
-    posterior = None
-    is_random = engine.manifest.density.estimator == "dequantisation"
-    if "mean" in answer:
-        posterior = {"mean": answer["mean"], "scale": answer["scale"]}
-        is_random = draws is not None
-    fields = {
-        "z": answer["z"],
-        "posterior": posterior,
-        "log_abs_det": answer.get("log_abs_det"),
-    }
+        answer = await operations.encode(
+            engine, reading.x, draws=draws, seed=reading.seed, label=label
+        )
+    z, log_abs_det = answer.pop("z"), answer.pop("log_abs_det", None)
+    fields = {"z": z, "posterior": answer or None, "log_abs_det": log_abs_det}
+    dequantised = engine.manifest.density.estimator == "dequantisation"
+    is_random = draws is not None if engine.manifest.posterior else dequantised
     return await _write(reading, fields, primary="z", seed=reading.seed if is_random else None)
 
 
@@ -104,31 +108,41 @@ _LOG_DENSITY = describe(
     schemas.LogDensities,
     summary="Ask how probable events are",
     text="In nats: exact where the model has a density, else the log of a Monte-Carlo mean with "
-    "its standard error. An npy answer is log_density alone.",
+    "its standard error, by one of the model's `estimators`. An npy answer is log_density alone.",
 )
 
 
 @router.post("/log-density", response_class=Response, openapi_extra=_LOG_DENSITY.of("POST"))
 async def log_density(request: Request) -> Response:
     """Return log p(x) of given x."""
-    reading = await _read(request, schemas.LogDensity, "log-density")
-    density, event = reading.engine.manifest.density, reading.engine.manifest.event
-    estimated = density.kind == "estimate"
-    draws = reading.call.draws
+    reading = await _read(
+        request,
+        schemas.LogDensity,
+        lambda manifest, call: operations.chosen(manifest, call.estimator),
+    )
+    call, manifest = reading.call, reading.engine.manifest
+    estimator = operations.chosen(manifest, call.estimator)
+    estimated = estimator != "exact"
+    draws = call.draws
     if estimated:
         draws = draws or DEFAULT_DRAWS
         reading.here.check_draws(len(reading.x), draws)
     async with reading.here.patience(request):
         answer = await operations.log_density(
-            reading.engine, reading.x, draws=draws, seed=reading.seed
+            reading.engine,
+            reading.x,
+            draws=draws,
+            seed=reading.seed,
+            label=call.label,
+            estimator=estimator,
         )
     value = answer["log_density"]
     fields: dict[str, Any] = {
         "log_density": value,
         "standard_error": OrNull(answer["standard_error"]) if estimated else None,
-        "estimator": density.estimator,
+        "estimator": estimator,
         "unit": "nats",
-        "bits_per_dim": value.astype("float64") / (-event.size * math.log(2)),
+        "bits_per_dim": value.astype("float64") / (-manifest.event.size * math.log(2)),
         "draws": draws,
     }
     if estimated:
@@ -142,23 +156,46 @@ _ELBO = describe(
     schemas.Bounds,
     summary="Bound how probable events are",
     text="In nats: elbo = reconstruction - kl. importance_weighted is the tighter bound of the "
-    "same draws. An npy answer is elbo alone.",
+    "same draws. With `refine` it is the bound of each row's own q(z|x) after so many steps, and "
+    "`amortised` that of the encoder. An npy answer is elbo alone.",
 )
 
 
 @router.post("/elbo", response_class=Response, openapi_extra=_ELBO.of("POST"))
 async def elbo(request: Request) -> Response:
     """Return the evidence lower bound of given x."""
-    reading = await _read(request, schemas.Elbo, "elbo")
-    draws = reading.call.draws or DEFAULT_DRAWS
-    reading.here.check_draws(len(reading.x), draws)
+    reading = await _read(request, schemas.Elbo, _require_elbo)
+    engine, x, call, seed = reading.engine, reading.x, reading.call, reading.seed
+    draws, label, steps = call.draws or DEFAULT_DRAWS, call.label, call.refine
+    reading.here.check_draws(len(x), draws)
+    amortised = None
+    if steps:
+        reading.here.check_values(engine, len(x), field="x")
+        reading.here.check_steps(len(x), steps)
     async with reading.here.patience(request):
-        answer = await operations.elbo(reading.engine, reading.x, draws=draws, seed=reading.seed)
+        if steps:
+            answer, amortised = await operations.refined_elbo(
+                engine, x, steps=steps, draws=draws, seed=seed, label=label
+            )
+        else:
+            answer = await operations.elbo(engine, x, draws=draws, seed=seed, label=label)
     fields = {
-        **answer,
-        "standard_error": OrNull(answer["standard_error"]),
-        "effective_sample_size": OrNull(answer["effective_sample_size"]),
+        **_parts(answer),
         "unit": "nats",
         "draws": draws,
+        "refine": steps,
+        "amortised": _parts(amortised) if amortised else None,
     }
-    return await _write(reading, fields, primary="elbo", seed=reading.seed)
+    return await _write(reading, fields, primary="elbo", seed=seed)
+
+
+def _require_elbo(manifest: Manifest, call: schemas.Elbo) -> None:
+    if call.refine:
+        operations.require_refinement(manifest)
+    operations.require(manifest, "elbo")
+
+
+def _parts(answer: Answer) -> dict[str, Any]:
+    """Return a bound as JSON has it: what a single draw cannot tell is null."""
+    unknown = ("standard_error", "effective_sample_size")
+    return answer | {name: OrNull(answer[name]) for name in unknown}

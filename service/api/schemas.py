@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
+from service.manifest import Estimator
 from service.operations import Extra, Observation
+from service.refinement import MOST_STEPS
 
 MAX_COLUMNS = 64
 
@@ -53,6 +55,9 @@ class Estimated(Seeded):
     tensor: ClassVar[str | None] = "x"
 
     x: Any = Field(None, description="Events, shape (n, *event.shape).")
+    label: Labels | None = Field(
+        None, description="Class of every row, or one for each. Needed where a model has labels."
+    )
     draws: int | None = Field(
         None, ge=1, le=noise.DRAWS, description="Monte-Carlo draws for each row. Default 64."
     )
@@ -100,16 +105,30 @@ class Encode(Estimated):
         None,
         ge=1,
         le=noise.DRAWS,
-        description="Of a VAE: so many draws of z for each row. Default: the mean.",
+        description="Of a posterior: so many draws of z for each row. Default: its mean.",
     )
 
 
 class LogDensity(Estimated):
     """log p(x) of given x."""
 
+    estimator: Estimator | None = Field(
+        None,
+        description="One of the model's `estimators`: draws of q(z|x) (`importance`) or of p(z) "
+        "(`prior`). Default: the first of them.",
+    )
+
 
 class Elbo(Estimated):
     """The evidence lower bound of given x."""
+
+    refine: int = Field(
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="Steps by which each row's own q(z|x) moves from the encoder's answer to a "
+        "better bound. 0 is none.",
+    )
 
 
 Call = TypeVar("Call", bound=Parameters)
@@ -221,10 +240,11 @@ class Decoded(Answer):
 
 
 class Posterior(BaseModel):
-    """q(z|x) of a VAE: independent normals."""
+    """q(z|x) of a VAE: normals with a `scale` each, or of a covariance L L' with `scale_tril` L."""
 
     mean: Tensor
-    scale: Tensor
+    scale: Tensor | None = None
+    scale_tril: Tensor | None = None
 
 
 class Encoded(Answer):
@@ -242,15 +262,15 @@ class LogDensities(Answer):
     log_density: list[Value]
     standard_error: list[float | None] | None
     effective_sample_size: list[float | None] | None = None
-    estimator: Literal["exact", "importance", "dequantisation"]
+    estimator: Estimator
     unit: Literal["nats"]
     bits_per_dim: list[Value]
     draws: int | None
     seed: int | None
 
 
-class Bounds(Answer):
-    """JSON of /elbo."""
+class Parts(BaseModel):
+    """A bound and what it is made of."""
 
     elbo: list[Value]
     standard_error: list[float | None]
@@ -258,8 +278,15 @@ class Bounds(Answer):
     kl: list[Value]
     importance_weighted: list[Value]
     effective_sample_size: list[float | None]
+
+
+class Bounds(Answer, Parts):
+    """JSON of /elbo. `amortised` is the bound before any step; null where there was none."""
+
     unit: Literal["nats"]
     draws: int
+    refine: int
+    amortised: Parts | None
     seed: int
 
 

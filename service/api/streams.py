@@ -18,8 +18,8 @@ from starlette.types import Receive, Scope, Send
 from service import tensors
 from service.api import observing
 from service.api.patience import FOREVER, Drain, patience
+from service.calls import Answer
 from service.errors import Draining, ServiceError
-from service.operations import Answer
 
 log = logging.getLogger(__name__)
 

@@ -106,6 +106,8 @@ def open_page(browser: "Browser", address: str) -> Iterator[Open]:
         if prepare:
             prepare(page)
         page.goto(address + path)
+        # What the page says before it has the list of models is not what a test asks about.
+        page.wait_for_selector("#models:not([aria-busy])", state="attached")
         return page
 
     yield open_

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.repository import Repository
 from service.settings import Settings
-from tests.service import bundles
+from tests.service import bundles, ppca
 from tests.service.living import Told, serving_one
 
 
@@ -85,6 +85,15 @@ def make_client(models: Path) -> Iterator[MakeClient]:
 def client(make_client: MakeClient) -> Client:
     """A client of a service that serves every tiny model, all settings at their defaults."""
     return make_client()
+
+
+@pytest.fixture(scope="session")
+def latent(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """A client of a service of the models whose latents depend on each other, given x."""
+    folder = tmp_path_factory.mktemp("latent")
+    for tiny in ppca.LATENT:
+        tiny.publish(folder)
+    return make_client(models=folder)
 
 
 @pytest.fixture

@@ -240,6 +240,28 @@ def test_what_has_begun_is_not_refused_and_does_not_go_first() -> None:
     assert next(iter(taken(queue.take()))) == "image"
 
 
+def test_steps_that_will_follow_are_counted_where_others_are_admitted() -> None:
+    queue, lane = Queue(max_wait_s=1.0), Graph(ALL_THE_SAME)
+    queue.put(Job(lane, 8, "first", follows=8 * 319))
+    assert queue.wait_s() == pytest.approx(1.6)
+    with pytest.raises(QueueFull, match=r"about 1\.6 s"):
+        queue.put(Job(lane, 8, "as many steps", follows=8 * 319))
+    put(queue, lane, image=1)  # which needs not wait for them
+    assert taken(queue.take()) == {"image": 1, "first": 8}  # nor do they go before it
+    assert queue.wait_s() == 0
+    queue.put(Job(lane, 8, "next", begun=True, follows=8 * 318))
+    assert queue.wait_s() == pytest.approx(319 / 320 * 1.6)
+
+
+def test_steps_that_would_have_followed_go_with_their_caller() -> None:
+    queue, lane = Queue(), Graph()
+    job = Job(lane, 30, "gone", follows=3000)
+    queue.put(job)
+    queue.take()
+    queue.abandon(job)
+    assert (queue.wait_s(), lane.following_rows) == (0, 0)
+
+
 def test_no_more_than_so_many_may_wait() -> None:
     recorder = Recorder()
     queue, lane = Queue(observer=recorder), Graph()
@@ -295,9 +317,14 @@ class Traffic(RuleBasedStateMachine):
         self.slices: dict[Job[str], list[tuple[int, int]]] = {}
         self.over: list[Job[str]] = []
 
-    @rule(lane=st.integers(0, 1), rows=st.integers(1, 70), begun=st.booleans())
-    def put(self, lane: int, rows: int, begun: bool) -> None:
-        self.jobs.append(Job(self.lanes[lane], rows, "job", begun))
+    @rule(
+        lane=st.integers(0, 1),
+        rows=st.integers(1, 70),
+        begun=st.booleans(),
+        follows=st.sampled_from([0, 0, 7, 700]),
+    )
+    def put(self, lane: int, rows: int, begun: bool, follows: int) -> None:
+        self.jobs.append(Job(self.lanes[lane], rows, "job", begun, follows))
         self.queue.put(self.jobs[-1])
 
     @precondition(lambda self: self.queue.waiting)
@@ -326,7 +353,8 @@ class Traffic(RuleBasedStateMachine):
             self.take()
         for batch in self.flying:
             self.over += self.queue.finish(batch, run_s=0.01)
-        assert self.queue.waiting_rows == 0
+        assert (self.queue.waiting_rows, self.queue.wait_s()) == (0, 0)
+        assert [lane.following_rows for lane in self.lanes] == [0, 0]
         wanted = [job for job in self.jobs if not job.abandoned]
         assert sorted(map(id, self.over)) == sorted(map(id, wanted))
         for job in wanted:

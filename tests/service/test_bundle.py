@@ -15,7 +15,9 @@ from onnx import TensorProto, helper
 
 from service import bundle, graphs
 from service.errors import BundleInvalid
-from tests.service.bundles import AFFINE, ALL, PPCA, TILES, Tiny
+from tests.service.bundles import AFFINE, ALL, TILES
+from tests.service.ppca import LATENT, PPCA
+from tests.service.tiny import Tiny
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -59,7 +61,7 @@ def refused(folder: Path, *, by: str) -> None:
         bundle.read(folder)
 
 
-@pytest.mark.parametrize("tiny", ALL, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", ALL + LATENT, ids=lambda tiny: tiny.name)
 def test_published_bundle_is_read_as_it_was_written(tiny: Tiny, tmp_path: Path) -> None:
     folder = tiny.publish(tmp_path)
     assert folder == tmp_path / tiny.name / "1"

@@ -17,7 +17,9 @@ from service.engine import Engine
 from service.errors import BundleInvalid, EngineFailed
 from service.manifest import DRAW_WIDTHS, Graph
 from service.session import Device, Session
-from tests.service.bundles import AFFINE, MIX, PPCA, SHIFT, TILES, Tiny
+from tests.service.bundles import AFFINE, MIX, SHIFT, TILES
+from tests.service.ppca import PPCA
+from tests.service.tiny import Tiny
 
 
 @pytest.fixture(scope="module")

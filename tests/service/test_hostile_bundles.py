@@ -71,6 +71,13 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "absolute path": (
         manifest(lambda m: m["golden"].update(file="/etc/hostname.npz")), "golden.file: ",
     ),
+    "posterior of nothing": (
+        manifest(lambda m: m.update(posterior="diagonal")),
+        "posterior: goes with an elbo or a refine graph",
+    ),
+    "posterior of no kind": (
+        manifest(lambda m: m.update(posterior={"full": [2**40]})), "posterior: Input should be",
+    ),
     "huge event": (
         manifest(lambda m: m["event"].update(shape=[10**12])), "event.shape: Value error, at most",
     ),

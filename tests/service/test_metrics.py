@@ -15,8 +15,9 @@ from service.batching import Batcher, Queue
 from service.errors import EngineFailed, QueueFull
 from service.lanes import Job, Lane, Piece
 from service.metrics import METHODS, PREFIX, Metrics, ModelState
-from tests.service.bundles import AFFINE, PPCA
+from tests.service.bundles import AFFINE
 from tests.service.conftest import Client, MakeClient
+from tests.service.ppca import PPCA
 
 LANE = {"model": "model", "role": "decode"}
 

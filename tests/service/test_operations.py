@@ -4,6 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,15 +14,17 @@ import pytest
 
 from service import bundle, noise, operations, sampling
 from service.batching import Batcher
+from service.calls import Answer
 from service.engine import Engine
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid
 from service.feeds import Draws, Noise
 from service.manifest import Density, Event, Interface, Latent
 from service.noise import Stream
-from service.operations import Answer
 from service.session import Device
 from tests.service import bundles
-from tests.service.bundles import ALL, BIAS, NOISE, TO_PIXELS, WEIGHT, Tiny
+from tests.service.bundles import ALL, TO_PIXELS
+from tests.service.ppca import BIAS, NOISE, WEIGHT, ppca_log_density
+from tests.service.tiny import Tiny
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +158,7 @@ def test_first_draws_of_an_estimate_do_not_depend_on_how_many_follow(
 
 def test_estimate_grows_to_the_truth_with_its_draws(engines: dict[str, Engine]) -> None:
     x = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
-    truth = bundles.ppca_log_density(x.astype(float))
+    truth = ppca_log_density(x.astype(float))
     gaps = []
     for draws in (1, 8, 64):
         answer = asyncio.run(operations.log_density(engines["ppca"], x, draws=draws, seed=1))
@@ -165,7 +169,7 @@ def test_estimate_grows_to_the_truth_with_its_draws(engines: dict[str, Engine]) 
 
 def test_standard_error_covers_the_truth_as_often_as_it_says(engines: dict[str, Engine]) -> None:
     x = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
-    truth = bundles.ppca_log_density(x.astype(float))
+    truth = ppca_log_density(x.astype(float))
     answer = asyncio.run(operations.log_density(engines["ppca"], x, draws=300, seed=7))
     score = (answer["log_density"] - truth) / answer["standard_error"]
     covered = (np.abs(score) < 1.96).mean()
@@ -195,6 +199,75 @@ def test_capabilities_are_those_of_the_graphs() -> None:
         CapabilityMissing, match=r"implicit model and has no density\. It can: sample, dec"
     ):
         operations.require(bundles.TILES.manifest(bundles.TILES.files()), "log-density")
+
+
+def test_flow_with_labels_is_asked_with_them_and_samples_with_their_density(
+    tmp_path: Path,
+) -> None:
+    shifts = np.array([[1.0, -1.0], [0.0, 3.0]])
+    labelled = replace(
+        bundles.AFFINE,
+        interface=bundles.AFFINE.interface.model_copy(update={"labels": ("left", "right")}),
+        nodes={
+            role: f"shift = Gather(shifts, label) {text}"
+            for role, text in bundles.AFFINE.nodes.items()
+        },
+        constants={
+            **{name: value for name, value in bundles.AFFINE.constants.items() if name != "shift"},
+            "shifts": shifts.astype(np.float32),
+        },
+        references={
+            "decode": lambda z, label: {"x": z @ bundles.MIX + shifts[label]},
+            "encode": lambda x, label: {
+                "z": (x - shifts[label]) @ np.linalg.inv(bundles.MIX),
+                "log_abs_det": np.full(len(x), -bundles.LOG_DET),
+            },
+            "log_density": lambda x, label: {
+                "log_density": bundles.affine_log_density(x - shifts[label] + bundles.SHIFT)
+            },
+        },
+    )
+    with closing(Batcher(devices=1)) as batcher:
+        engine = Engine(bundle.read(labelled.publish(tmp_path)), Device("cpu"), batcher=batcher)
+        drawing = sampling.Drawing(n=20, seed=1, include=["z", "label", "log_density"])
+        drawn = asyncio.run(sampling.sample(engine, drawing))
+        asked = {"draws": None, "seed": 0, "label": drawn["label"].tolist()}
+        density = asyncio.run(operations.log_density(engine, drawn["x"], **asked))
+        code = asyncio.run(operations.encode(engine, drawn["x"], **asked))
+        with pytest.raises(InputInvalid, match="'label': affine needs one, 0 to 1"):
+            asyncio.run(operations.encode(engine, drawn["x"], draws=None, seed=0))
+    np.testing.assert_array_equal(density["log_density"], drawn["log_density"])
+    np.testing.assert_allclose(code["z"], drawn["z"], atol=1e-5)
+    prior = -0.5 * (drawn["z"] ** 2).sum(axis=1) - math.log(2 * math.pi) - bundles.LOG_DET
+    np.testing.assert_allclose(drawn["log_density"], prior, rtol=1e-4, atol=1e-4)
+
+
+def test_each_draw_of_a_dequantised_event_has_its_label(tmp_path: Path) -> None:
+    grains = bundles.GRAINS
+    told = replace(
+        grains,
+        interface=grains.interface.model_copy(update={"labels": ("none", "one", "two")}),
+        nodes={
+            role: text.replace("log_density = Add(", "t = Add(")
+            + (" f = Cast<to=1>(label) log_density = Add(t, f)" if role == "log_density" else "")
+            for role, text in grains.nodes.items()
+        },
+        references={
+            "decode": lambda z, label: grains.references["decode"](z=z),
+            "encode": lambda x, noise, label: grains.references["encode"](x=x, noise=noise),
+            "log_density": lambda x, noise, label: {
+                "log_density": grains.references["log_density"](x=x, noise=noise)["log_density"]
+                + label
+            },
+        },
+    )
+    x = np.zeros((3, 3, 2, 2), np.float32)
+    with closing(Batcher(devices=1)) as batcher:
+        engine = Engine(bundle.read(told.publish(tmp_path)), Device("cpu"), batcher=batcher)
+        ask = partial(operations.log_density, engine, x, draws=33, seed=1)
+        plain, other = (asyncio.run(ask(label=label)) for label in (0, [2, 0, 1]))
+    difference = other["log_density"] - plain["log_density"]
+    np.testing.assert_allclose(difference, [2, 0, 1], atol=1e-4)
 
 
 NAN = np.float32("nan")

@@ -11,7 +11,9 @@ from service import bundle
 from service.errors import BundleInvalid
 from service.proof import prove
 from service.session import Device, Session
-from tests.service.bundles import AFFINE, ALL, MIX, SHIFT, Tiny
+from tests.service.bundles import AFFINE, ALL, MIX, SHIFT
+from tests.service.ppca import LATENT
+from tests.service.tiny import Tiny
 
 CPU = Device("cpu")
 OFF_BELOW_8 = "n = Shape<start=0, end=1>(z) small = Less(n, eight) o = Cast<to=1>(small)"
@@ -49,7 +51,7 @@ def claiming(tiny: Tiny, rows: Literal[1, 8] | None, models: Path) -> bundle.Bun
     )
 
 
-@pytest.mark.parametrize("tiny", ALL, ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", ALL + LATENT, ids=lambda tiny: tiny.name)
 def test_golden_vectors_come_out_of_every_graph(tiny: Tiny, tmp_path: Path) -> None:
     read = bundle.read(tiny.publish(tmp_path))
     for role, graph in read.manifest.graphs.items():

@@ -5,12 +5,14 @@ A new family adds its own here, and the laws of `test_laws.py` run over them.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from service.manifest import Event
+from training.bbvi import BBVI, BBVIConfig
 from training.data import Batch, Data
 from training.family import Family
 from training.flow import Flow, FlowConfig
@@ -20,6 +22,11 @@ from training.vae import VAE, VAEConfig
 FLOW = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
 VAE_OF_IMAGES = VAEConfig(latent=3, width=4)
 VAE_OF_FEATURES = VAEConfig(observation="normal", scale="per-feature", latent=3, width=8, depth=2)
+BBVI_OF_IMAGES = BBVIConfig(latent=3, width=4, score_steps=5)
+BBVI_OF_FEATURES = BBVIConfig(
+    gradient="reparametrization", observation="normal", latent=3, width=8, depth=2, score_steps=5
+)
+BBVI_OF_BITS = BBVI_OF_IMAGES.model_copy(update={"latents": "binary", "latent": 6})
 GAN_CONFIG = GANConfig(latent=5, width=8, critic_width=8, embedding=4)
 
 
@@ -37,7 +44,7 @@ def of(
         std = x.std(0).numpy() if std is None else std
     batch = Batch(x, label)
     return Data(
-        train=batch,
+        train=replace(batch, row=torch.arange(len(x))),
         validation=batch,
         test=batch,
         event=event or Event(kind="vector", shape=(x.shape[1],)),
@@ -91,6 +98,10 @@ def _vae(config: VAEConfig, data: Data) -> tuple[Family, Data]:
     return VAE(config, data), data
 
 
+def _bbvi(config: BBVIConfig, data: Data) -> tuple[Family, Data]:
+    return BBVI(config, data), data
+
+
 def _flow(data: Data) -> tuple[Family, Data]:
     return shaken(Flow(FLOW, data)), data
 
@@ -101,12 +112,33 @@ def _gan(data: Data, config: GANConfig = GAN_CONFIG) -> tuple[Family, Data]:
 
 R1 = GAN_CONFIG.model_copy(update={"regulariser": "r1"})
 GREYS = VAE_OF_IMAGES.model_copy(update={"observation": "normal"})
+LEVELS = VAE_OF_IMAGES.model_copy(update={"observation": "logistic"})
+LABELLED = VAE_OF_IMAGES.model_copy(update={"conditional": True})
+FULL_LABELLED = LABELLED.model_copy(update={"posterior": "full"})
+FULL_OF_FEATURES = VAE_OF_FEATURES.model_copy(update={"posterior": "full"})
+FLOW_POSTERIOR = VAE_OF_IMAGES.model_copy(
+    update={"posterior": "flow", "flow_layers": 2, "flow_width": 8, "flow_context": 4}
+)
+FLOW_LABELLED = FLOW_POSTERIOR.model_copy(update={"conditional": True})
+WEIGHTED = VAE_OF_IMAGES.model_copy(update={"objective": "iwae", "draws": 4})
+DOUBLY = WEIGHTED.model_copy(update={"objective": "dreg"})
 
 CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "vae of binary images": lambda: _vae(VAE_OF_IMAGES, images()),
     "vae of binary images of odd size": lambda: _vae(VAE_OF_IMAGES, images(shape=(3, 7, 6))),
     "vae of grey images": lambda: _vae(GREYS, images()),
+    "vae of grey levels": lambda: _vae(LEVELS, images()),
     "vae of features": lambda: _vae(VAE_OF_FEATURES, features()),
+    "vae with labels": lambda: _vae(LABELLED, images(classes=3)),
+    "vae of full covariance with labels": lambda: _vae(FULL_LABELLED, images(classes=3)),
+    "vae of features of full covariance": lambda: _vae(FULL_OF_FEATURES, features()),
+    "vae with a flow posterior": lambda: _vae(FLOW_POSTERIOR, images()),
+    "vae with a flow posterior and labels": lambda: _vae(FLOW_LABELLED, images(classes=3)),
+    "vae by importance weights": lambda: _vae(WEIGHTED, images()),
+    "vae by doubly reparametrised gradients": lambda: _vae(DOUBLY, images()),
+    "bbvi of images": lambda: _bbvi(BBVI_OF_IMAGES, images()),
+    "bbvi of features": lambda: _bbvi(BBVI_OF_FEATURES, features()),
+    "bbvi of images with binary latents": lambda: _bbvi(BBVI_OF_BITS, images()),
     "flow of images": lambda: _flow(images()),
     "flow of features": lambda: _flow(features()),
     "flow of two features": lambda: _flow(vectors(mean=np.zeros(2), std=np.ones(2))),
@@ -121,6 +153,7 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
 EXPORTED = (
     "vae of binary images",
     "vae of features",
+    "bbvi of images with binary latents",
     "flow of images",
     "flow of features",
     "gan with labels",

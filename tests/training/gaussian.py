@@ -53,7 +53,7 @@ class Gaussian(Family):
         """Return the mean negative log-density, with noise in it that must not matter."""
         return self._nll(batch.x).mean() + 0.001 * torch.randn_like(self.mean[0])
 
-    def nats(self, batch: Batch) -> dict[str, Nats]:
+    def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return -log N(x; mean, 1)."""
         return {"nll": Nats(self._nll(batch.x), "of a Gaussian")}
 

@@ -19,7 +19,7 @@ from service.manifest import (
     Tolerance,
 )
 from training import card as module
-from training.card import card, sample_command, toml, with_error
+from training.card import card, sample_command, toml, with_error, with_quality
 from training.checkpoint import Epoch, Fit
 
 RECIPE = {
@@ -100,6 +100,44 @@ def test_card_shows_figures_with_their_errors_and_the_pictures() -> None:
     assert "](curves.png)" in text
     assert "12,345 parameters, 2 epochs in 1 min 15 s on cpu" in text
     assert "height, weight" in text
+
+
+def test_card_lists_what_each_latent_says_by_itself_with_the_most_first() -> None:
+    figures = [
+        Figure(name=f"KL of latent {k}", value=value, standard_error=0.01, n=90, unit="nats")
+        for k, value in ((3, 0.5), (11, 2.25))
+    ]
+    known = manifest(FLOW)
+    known = known.model_copy(update={"evaluation": (*known.evaluation, *figures)})
+    text = card(known, FIT)
+    assert "| 11 | 2.250 ± 0.010 |\n| 3 | 0.500 ± 0.010 |\n" in text
+    assert "| KL of latent" not in text
+    assert "mean of 90 events: the 2 largest of 2" in text
+    assert "KL(q(z|x)" not in card(manifest(FLOW), FIT)
+
+
+def test_new_figures_change_their_section_of_a_card_and_no_other() -> None:
+    before = manifest(FLOW)
+    figure = Figure(name=r"E[x|z] \1", value=7.0, standard_error=0.5, n=2)
+    after = before.model_copy(update={"evaluation": (figure,)})
+    text = card(before, FIT)
+    assert with_quality(text, after) == card(after, FIT)
+    assert with_quality(with_quality(text, after), before) == text
+    last = "# Own card\n\n## Quality\n\nGood.\n"
+    assert with_quality(last, after).startswith("# Own card\n\n## Quality\n\nMeasured")
+    assert with_quality("# Own card\n", after).startswith("# Own card\n\n## Quality\n\nMeasured")
+
+
+def test_card_says_how_a_density_without_an_encoder_is_estimated() -> None:
+    density = Density(kind="estimate", estimator="prior")
+    latent = FLOW.model_copy(update={"family": "vae", "density": density})
+    text = card(manifest(FLOW).model_copy(update=dict(latent)), FIT)
+    assert "mean of p(x|z) over draws from p(z)" in text
+    assert "a latent-variable model" in text
+    assert "an encoder" not in text
+    for posterior, words in (("full", "a covariance of its own"), ("flow", "draws of a flow")):
+        known = manifest(FLOW).model_copy(update={**dict(latent), "posterior": posterior})
+        assert words in card(known, FIT)
 
 
 def test_card_gives_the_recipe_as_toml_that_reads_back() -> None:

@@ -107,6 +107,17 @@ def test_bad_recipe_and_bad_data_get_one_sentence_and_status_2(
     assert err.count("\n") == 1
 
 
+def test_evaluate_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(["evaluate", "--help"])
+    assert caught.value.code == 0
+    assert "--ais-temperatures" in capsys.readouterr().out
+    assert command.main(["evaluate", "models/nobody"]) == 2
+    assert capsys.readouterr().err == (
+        "models/nobody: no bundle here; give models/NAME or models/NAME/VERSION\n"
+    )
+
+
 def test_help_documents_the_keys_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         command.main(["--help"])

@@ -11,7 +11,8 @@ from service.manifest import Density, Event, Family, Figure, Interface, Latent
 from tests.training.cases import case
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.data import Batch, Data
-from training.evaluate import EvaluateConfig, evaluate, train_classifier
+from training.evaluate import NATS_DRAWS, EvaluateConfig, evaluate, train_classifier
+from training.family import Nats
 from training.sampling import sample
 
 CONFIG = EvaluateConfig(classifier_steps=200)
@@ -125,17 +126,47 @@ def test_estimates_say_that_they_are_upper_bounds_and_of_what() -> None:
     notes: dict[tuple[str, str], str] = {}
     for label in ("flow of images", "vae of binary images", "vae of grey images"):
         model, data = case(label)
-        figures = by_name(evaluate(model, data, EvaluateConfig(rows=4)))
+        figures = by_name(evaluate(model, data, EvaluateConfig(rows=4, draws=8)))
         assert ("flow" in label) == ("negative log-density, bits per dim" in figures)
         notes |= {(label, figure.name): figure.note for figure in figures.values()}
     flow = notes["flow of images", "negative log-density"]
-    assert flow == "an upper bound on average: one draw of dequantisation noise per image"
+    assert flow == "an upper bound on average: dequantisation noise, draws per image: 8"
     binary = notes["vae of binary images", "negative log-likelihood"]
     assert binary == (
-        "an upper bound on average: 256 importance-weighted draws of z; of images binarised at "
+        "an upper bound on average: 8 importance-weighted draws of z; of images binarised at "
         "random, whereas the service rounds"
     )
     assert "binarised" not in notes["vae of grey images", "negative log-likelihood"]
+
+
+def test_draws_reach_the_family_and_many_of_them_mean_fewer_rows_at_once() -> None:
+    calls: list[tuple[int, int]] = []
+
+    class Counted(Gaussian):
+        def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
+            calls.append((len(batch), draws))
+            return super().nats(batch, draws)
+
+    told: list[int] = []
+    data = gaussian_data(40)
+    evaluate(Counted(), data, EvaluateConfig(), advance=told.append)
+    assert calls == [(20, Counted.usual_draws)]
+    assert told == [20]
+    calls.clear()
+    evaluate(Counted(), data, EvaluateConfig(draws=NATS_DRAWS // 7))
+    assert calls == [(7, NATS_DRAWS // 7)] * 2 + [(6, NATS_DRAWS // 7)]
+    calls.clear()
+    evaluate(Counted(), data, EvaluateConfig(rows=3, draws=2 * NATS_DRAWS))
+    assert [rows for rows, _ in calls] == [1, 1, 1]
+
+
+def test_codes_are_judged_where_there_are_any() -> None:
+    model, data = case("vae with labels")
+    found = by_name(evaluate(model, data, EvaluateConfig(rows=20, draws=2, classifier_steps=2)))
+    assert {"active units", "KL of latent 0", "linear probe of E[z|x]"} <= found.keys()
+    model, data = case("gan with labels")
+    found = by_name(evaluate(model, data, EvaluateConfig(rows=20, draws=2, classifier_steps=2)))
+    assert not found.keys() & {"active units", "linear probe of x itself"}
 
 
 def test_samples_are_a_function_of_their_seed_and_take_the_labels_in_turn() -> None:

@@ -146,7 +146,7 @@ def test_grey_levels_are_rounded_before_anything_else() -> None:
 def test_loss_is_finite_for_black_white_and_absurd_events() -> None:
     image, vector = _image_flow(torch.float32), _vector_flow(dtype=torch.float32)
     for value in (0.0, 1.0):
-        nats = image.nats(Batch(torch.full((2, 1, 8, 8), value)))["negative log-density"]
+        nats = image.nats(Batch(torch.full((2, 1, 8, 8), value)), 1)["negative log-density"]
         assert torch.isfinite(nats.values).all()
     assert torch.isfinite(vector.log_density(torch.full((2, 3), 1e6))).all()
     assert torch.isfinite(image.decode(torch.full((1, 1, 8, 8), 100.0))).all()

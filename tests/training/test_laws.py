@@ -121,7 +121,7 @@ def test_score_is_finite_and_leaves_no_gradient(label: str) -> None:
 @torch.no_grad()
 def test_nats_are_finite_one_for_each_event(label: str) -> None:
     family, data = case(label)
-    found = family.nats(data.test[:4])
+    found = family.nats(data.test[:4], 8)
     assert bool(found) == (family.interface.density.kind != "none")
     for name, nats in found.items():
         assert nats.values.shape == (4,), name

@@ -140,7 +140,7 @@ def test_validation_leaves_no_trace_and_repeats() -> None:
 def test_validation_weighs_its_chunks_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     class Quiet(Gaussian):
         def score(self, batch: Batch) -> Tensor:
-            return self.nats(batch)["nll"].values.mean()
+            return self.nats(batch, 1)["nll"].values.mean()
 
     whole = validate(Quiet(), DATA.validation, seed=0)
     monkeypatch.setattr(loop, "VALIDATION_ROWS", 30)

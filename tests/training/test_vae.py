@@ -1,70 +1,16 @@
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli as TorchBernoulli
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 from tests.training.cases import VAE_OF_IMAGES, images, vectors
-from training import vae
+from tests.training.linear_gaussian import FEATURES, LATENT, LinearGaussian, cubature
+from training import latent
 from training.data import Batch
-from training.networks import LOG_BOUND, Rescale, bounded_log
-from training.observation import Bernoulli, Gaussian
-from training.vae import VAE, DiagonalGaussian, VAEConfig
-
-FEATURES, LATENT, SCALE = 5, 3, 0.4
-
-
-def unbounded(log_scale: Tensor) -> Tensor:
-    """The inverse of `bounded_log`."""
-    return LOG_BOUND * torch.atanh(log_scale / LOG_BOUND)
-
-
-class LinearGaussian:
-    """Probabilistic PCA, x = m + s (W z + b + noise), as the VAE that it is.
-
-    Its likelihood and its posterior are known. With orthogonal columns of W the posterior is
-    diagonal, so that the VAE's own is exact.
-    """
-
-    def __init__(self, *, orthogonal: bool) -> None:
-        generator = torch.Generator().manual_seed(3)
-        options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
-        mean = torch.randn(FEATURES, **options)
-        std = torch.rand(FEATURES, **options) + 0.5
-        weight, shift = torch.randn(FEATURES, LATENT, **options), torch.randn(FEATURES, **options)
-        if orthogonal:
-            weight = torch.linalg.qr(weight)[0] * torch.tensor([1.5, 1.0, 0.5])
-        self.precision = torch.eye(LATENT).double() + weight.T @ weight / SCALE**2
-        covariance = weight @ weight.T + SCALE**2 * torch.eye(FEATURES).double()
-        self.marginal = MultivariateNormal(
-            mean + std * shift, covariance * std[:, None] * std[None, :]
-        )
-        config = VAEConfig(observation="normal", latent=LATENT, minimum_scale=0.1)
-        self.model = VAE(config, vectors(mean=mean.numpy(), std=std.numpy())).double()
-        # Not the float32 moments that the constructor keeps: they differ in the eighth digit.
-        self.model.standardise.location, self.model.standardise.unit = mean, std
-        gain = torch.linalg.solve(self.precision, weight.T) / SCALE**2
-        log_scale = -0.5 * torch.log(self.precision.diagonal())
-        encoder, decoder = nn.Linear(FEATURES, 2 * LATENT), nn.Linear(LATENT, FEATURES)
-        with torch.no_grad():
-            encoder.weight = nn.Parameter(torch.cat([gain, torch.zeros_like(gain)]))
-            encoder.bias = nn.Parameter(torch.cat([-gain @ shift, unbounded(log_scale)]))
-            decoder.weight, decoder.bias = nn.Parameter(weight), nn.Parameter(shift)
-            floor = torch.tensor(SCALE - 0.1, dtype=torch.float64)
-            self.model.observation.raw = nn.Parameter(unbounded(torch.log(floor)))
-        self.model.encoder = nn.Sequential(encoder)
-        self.model.decoder = nn.Sequential(decoder)
-        self.x = self.marginal.sample((200,))
-
-
-def cubature(rows: int) -> Tensor:
-    """Noise whose mean of any quadratic is the exact expectation: ±sqrt(d) on each axis."""
-    points = math.sqrt(LATENT) * torch.cat([torch.eye(LATENT), -torch.eye(LATENT)]).double()
-    return points.expand(rows, -1, -1)
+from training.observation import Gaussian
+from training.vae import VAE, VAEConfig
 
 
 @torch.no_grad()
@@ -72,7 +18,7 @@ def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood() -> No
     torch.manual_seed(0)
     case = LinearGaussian(orthogonal=True)
     noise = torch.randn(200, 7, LATENT).double()
-    _, _, log_weight = case.model.bound(case.x, noise)
+    log_weight = case.model.terms(case.x, noise).log_weight
     expected = case.marginal.log_prob(case.x).unsqueeze(1).expand_as(log_weight)
     torch.testing.assert_close(log_weight, expected, rtol=0, atol=1e-9)
 
@@ -80,20 +26,23 @@ def test_with_the_exact_posterior_every_log_weight_is_the_log_likelihood() -> No
 @torch.no_grad()
 def test_with_the_exact_posterior_the_elbo_is_the_log_likelihood() -> None:
     case = LinearGaussian(orthogonal=True)
-    reconstruction, kl, _ = case.model.bound(case.x, cubature(200))
-    elbo = reconstruction.mean(1) - kl
+    elbo = case.model.terms(case.x, cubature(200)).elbo.mean(1)
     torch.testing.assert_close(elbo, case.marginal.log_prob(case.x), rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
 def test_gap_of_the_best_diagonal_posterior_is_the_closed_form_at_every_event() -> None:
     case = LinearGaussian(orthogonal=False)
-    reconstruction, kl, _ = case.model.bound(case.x, cubature(200))
-    gap = case.marginal.log_prob(case.x) - (reconstruction.mean(1) - kl)
-    log_variances = -torch.log(case.precision.diagonal())
-    expected = 0.5 * (-torch.logdet(case.precision) - log_variances.sum())
-    assert expected > 0.01
-    torch.testing.assert_close(gap, expected.expand_as(gap), rtol=0, atol=1e-9)
+    gap = case.marginal.log_prob(case.x) - case.model.terms(case.x, cubature(200)).elbo.mean(1)
+    assert case.gap > 0.01
+    torch.testing.assert_close(gap, case.gap.expand_as(gap), rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_full_covariance_closes_that_gap() -> None:
+    case = LinearGaussian(posterior="full")
+    elbo = case.model.terms(case.x, cubature(200)).elbo.mean(1)
+    torch.testing.assert_close(elbo, case.marginal.log_prob(case.x), rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
@@ -101,7 +50,7 @@ def test_importance_weighted_bound_rises_with_the_draws_to_the_log_likelihood() 
     torch.manual_seed(0)
     case = LinearGaussian(orthogonal=False)
     x = case.x[:50]
-    _, _, log_weight = case.model.bound(x, torch.randn(50, 4096, LATENT).double())
+    log_weight = case.model.terms(x, torch.randn(50, 4096, LATENT).double()).log_weight
     truth = case.marginal.log_prob(x)
     means, errors = [], []
     for draws in (1, 4, 16, 256):
@@ -121,96 +70,32 @@ def test_importance_weighted_bound_rises_with_the_draws_to_the_log_likelihood() 
 def test_nats_of_a_linear_gaussian_agree_with_its_likelihood() -> None:
     torch.manual_seed(0)
     case = LinearGaussian(orthogonal=False)
-    nats = {name: each.values for name, each in case.model.nats(Batch(case.x)).items()}
+    nats = {name: each.values for name, each in case.model.nats(Batch(case.x), 256).items()}
     truth = -case.marginal.log_prob(case.x)
     assert nats["negative log-likelihood"].dtype == torch.float64
     assert (nats["negative log-likelihood"] - truth).abs().mean() < 0.05
     assert nats["negative ELBO"].mean() > truth.mean()
 
 
-def test_gaussian_kl_agrees_with_torch_distributions() -> None:
-    torch.manual_seed(0)
-    mean, log_scale = torch.randn(2, 9, 4).double()
-    posterior = DiagonalGaussian(mean, log_scale)
-    standard = Independent(Normal(torch.zeros_like(mean), torch.ones_like(mean)), 1)
-    expected = kl_divergence(Independent(Normal(mean, log_scale.exp()), 1), standard)
-    torch.testing.assert_close(posterior.kl(), expected, rtol=0, atol=1e-12)
-
-
-def test_posterior_log_prob_agrees_with_torch_distributions() -> None:
-    torch.manual_seed(0)
-    mean, log_scale = torch.randn(2, 9, 4).double()
-    z = torch.randn(9, 6, 4).double()
-    expected = Normal(mean.unsqueeze(1), log_scale.exp().unsqueeze(1)).log_prob(z).sum(-1)
-    found = DiagonalGaussian(mean, log_scale).log_prob(z)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-
-def test_bernoulli_log_prob_agrees_with_torch_distributions() -> None:
-    torch.manual_seed(0)
-    logits = 10 * torch.randn(4, 3, 1, 8, 8).double()
-    x = (torch.rand(4, 1, 8, 8) < 0.5).double()
-    # Not to the last digit: torch takes log(1 + e^l) for l where l > 20, which costs 2e-9.
-    expected = TorchBernoulli(logits=logits).log_prob(x.unsqueeze(1)).sum((2, 3, 4))
-    torch.testing.assert_close(Bernoulli().log_prob(x, logits), expected, rtol=0, atol=1e-8)
-
-
-def test_bernoulli_log_prob_is_finite_at_any_logit() -> None:
-    logits = torch.tensor([-1e30, -200.0, 200.0, 1e30]).view(1, 1, 1, 2, 2)
-    assert Bernoulli().log_prob(torch.ones(1, 1, 2, 2), logits).isfinite().all()
-
-
-@pytest.mark.parametrize("per_feature", [False, True])
-def test_gaussian_log_prob_agrees_with_torch_distributions(per_feature: bool) -> None:
-    torch.manual_seed(0)
-    data = vectors(mean=np.array([1.0, -50.0]), std=np.array([0.25, 8.0]))
-    shape = (2,) if per_feature else ()
-    observation = Gaussian(shape, minimum=0.1, standardise=Rescale(data), image=False).double()
-    observation.raw.data = torch.randn(shape).double()
-    mean, std = torch.tensor([[1.0, -50.0], [0.25, 8.0]]).double()
-    scale = std * (0.1 + bounded_log(observation.raw).exp())
-    output, x = torch.randn(6, 3, 2).double(), torch.randn(6, 2).double()
-    expected = Normal(mean + std * output, scale).log_prob(x.unsqueeze(1)).sum(-1)
-    torch.testing.assert_close(observation.log_prob(x, output), expected, rtol=0, atol=1e-9)
-
-
 def test_scales_stay_finite_whatever_the_networks_say() -> None:
     model = VAE(VAEConfig(latent=2, width=4), images())
     loud = nn.Linear(64, 4)
     nn.init.constant_(loud.weight, 1e30)
-    model.encoder = nn.Sequential(nn.Flatten(), loud)
-    scale = model.posterior(torch.ones(1, 1, 8, 8)).scale
+    model.encoder.network = nn.Sequential(nn.Flatten(), loud)
+    _, scale = model.encode(torch.ones(1, 1, 8, 8))
     assert scale.isfinite().all()
     assert (scale > 0).all()
-
-
-def test_greys_are_binarised_afresh_with_their_own_probability() -> None:
-    torch.manual_seed(0)
-    grey = torch.full((20_000, 1, 1, 1), 0.3)
-    first, second = Bernoulli().resample(grey), Bernoulli().resample(grey)
-    assert set(first.unique().tolist()) == {0.0, 1.0}
-    assert not torch.equal(first, second)
-    error = math.sqrt(0.3 * 0.7 / 20_000)
-    assert abs(first.mean().item() - 0.3) <= 4.5 * error
-
-
-def test_bernoulli_draw_is_white_as_often_as_its_mean_says() -> None:
-    torch.manual_seed(0)
-    logit = torch.full((20_000, 1, 1, 1), -0.8)
-    draw = Bernoulli().draw(logit, torch.rand_like(logit))
-    p = 1 / (1 + math.exp(0.8))
-    assert abs(draw.mean().item() - p) <= 4.5 * math.sqrt(p * (1 - p) / 20_000)
 
 
 def test_chunks_of_draws_change_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     data = images()
     model = VAE(VAE_OF_IMAGES, data).eval()
     figures = []
-    for rows in (vae.CHUNK_ROWS, len(data.test) * vae.DRAWS):
-        monkeypatch.setattr(vae, "CHUNK_ROWS", rows)
+    for rows in (latent.CHUNK_ROWS, len(data.test) * 256):
+        monkeypatch.setattr(latent, "CHUNK_ROWS", rows)
         torch.manual_seed(0)
         with torch.no_grad():
-            figures.append(model.nats(data.test))
+            figures.append(model.nats(data.test, 256))
     for name, nats in figures[0].items():
         assert abs((nats.values - figures[1][name].values).mean()) < 0.5, name
 
@@ -230,13 +115,154 @@ def test_a_few_steps_lower_the_score() -> None:
     assert model.score(data.train).item() < before - 10
 
 
-def test_bernoulli_observations_of_vectors_are_refused() -> None:
-    data = vectors(mean=np.zeros(2), std=np.ones(2))
-    with pytest.raises(ValueError, match="bernoulli expects images"):
-        VAE(VAEConfig(), data)
-
-
 def test_features_that_never_vary_are_refused() -> None:
     data = vectors(mean=np.zeros(2), std=np.array([1.0, 0.0]))
     with pytest.raises(ValueError, match=r"features \[1\] do not"):
         VAE(VAEConfig(observation="normal"), data)
+
+
+@pytest.mark.parametrize("observation", ["bernoulli", "logistic"])
+def test_observations_of_pixels_refuse_vectors(observation: str) -> None:
+    data = vectors(mean=np.zeros(2), std=np.ones(2))
+    config = VAEConfig.model_validate({"observation": observation})
+    with pytest.raises(ValueError, match=f"{observation} expects images"):
+        VAE(config, data)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"free_bits": 0.1, "objective": "iwae"}, "free_bits: needs objective"),
+        ({"free_bits": 0.1, "posterior": "full"}, "free_bits: needs objective"),
+        ({"objective": "dreg", "posterior": "flow"}, "dreg needs a Gaussian posterior"),
+        ({"draws": [[5, 1], [9, 2]]}, "the steps begin with 0 and rise"),
+        ({"draws": [[0, 1], [9, 2], [9, 3]]}, "the steps begin with 0 and rise"),
+        ({"draws": []}, "the steps begin with 0 and rise"),
+        ({"draws": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        VAEConfig.model_validate(options)
+
+
+def test_conditional_model_of_data_without_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.conditional: this data has no labels"):
+        VAE(VAEConfig(conditional=True), images())
+
+
+def test_draws_follow_their_schedule() -> None:
+    config = VAEConfig(draws=((0, 1), (10, 5), (20, 50)))
+    assert [config.draws_at(step) for step in (0, 9, 10, 19, 20, 10**6)] == [1, 1, 5, 5, 50, 50]
+    assert VAEConfig(draws=7).draws_at(3) == 7
+
+
+def losses(config: VAEConfig, steps: int) -> list[dict[str, float]]:
+    data = images(16)
+    torch.manual_seed(0)
+    model = VAE(config, data).train()
+    (turn,) = model.turns()
+    found = []
+    for _ in range(steps):
+        torch.manual_seed(1)  # of the binarised images and of z
+        found.append({name: value.item() for name, value in turn.loss(data.train).items()})
+    return found
+
+
+def test_divergence_warms_up_in_a_line() -> None:
+    for step, loss in enumerate(losses(VAEConfig(latent=3, width=4, kl_warmup_steps=4), 6)):
+        beta = (loss["loss"] - loss["distortion"]) / loss["kl"]
+        assert beta == pytest.approx(min(1, (step + 1) / 4), rel=1e-3)
+
+
+def test_beta_is_the_price_of_the_divergence() -> None:
+    (loss,) = losses(VAEConfig(latent=3, width=4, beta=3.0), 1)
+    assert loss["loss"] == pytest.approx(loss["distortion"] + 3 * loss["kl"], rel=1e-5)
+
+
+def test_free_nats_are_not_paid_for() -> None:
+    (loss,) = losses(VAEConfig(latent=3, width=4, free_bits=2.0), 1)
+    assert loss["kl"] < 3 * 2
+    assert loss["loss"] == pytest.approx(loss["distortion"] + 3 * 2, rel=1e-5)
+
+
+def test_validation_sees_no_warm_up_and_leaves_the_step_alone() -> None:
+    data = images(16)
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(latent=3, width=4, kl_warmup_steps=10**6), data)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        score = model.score(data.train)
+        torch.manual_seed(1)
+        x = model.observation.resample(data.train.x)
+        expected = -model.terms(x, torch.randn(len(x), 1, 3)).elbo.mean()
+    torch.testing.assert_close(score, expected)
+    assert model.step == 0
+
+
+@torch.no_grad()
+def test_label_says_what_is_drawn_and_what_is_read() -> None:
+    data = images(classes=3)
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(latent=3, width=4, conditional=True), data)
+    z, noise = torch.randn(4, 3), torch.randn(4, 2, 3)
+    zeros, ones = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
+    x = data.test.x[:4]
+    assert model.interface.labels == ("0", "1", "2")
+    assert not torch.equal(model.decode(z, zeros), model.decode(z, ones))
+    assert not torch.equal(model.encode(x, zeros)[0], model.encode(x, ones)[0])
+    assert not torch.equal(model.elbo(x, zeros, noise)[0], model.elbo(x, ones, noise)[0])
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+def test_training_finds_the_best_linear_gaussian(posterior: str) -> None:
+    """Oracle 7. A diagonal q ends there too: of all rotations of z, it prefers the one whose
+    posterior is diagonal.
+    """
+    truth = LinearGaussian()
+    torch.manual_seed(0)
+    x = truth.marginal.sample((300,))
+    standard = (x - x.mean(0)) / x.std(0, correction=0)
+    best = principal_components(standard)
+    config = VAEConfig.model_validate(
+        {"observation": "normal", "latent": LATENT, "minimum_scale": 0.01, "posterior": posterior}
+    )
+    torch.manual_seed(0)
+    data = vectors(mean=np.zeros(FEATURES), std=np.ones(FEATURES))
+    model = VAE(config, data).double()
+    outputs = 2 * LATENT + (LATENT * (LATENT - 1) // 2 if posterior == "full" else 0)
+    model.encoder.network = nn.Sequential(nn.Linear(FEATURES, outputs)).double()
+    linear = nn.Linear(LATENT, FEATURES).double()
+    model.decoder = nn.Sequential(linear)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 700)
+    noise = cubature(len(standard))  # the exact ELBO, without noise
+    loss = torch.zeros(())
+    for _ in range(700):
+        loss = -model.terms(standard, noise).elbo.mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    assert isinstance(model.observation, Gaussian)
+    weight, scale = linear.weight.detach(), model.observation.log_scale.exp().detach()
+    covariance = weight @ weight.T + scale.square() * torch.eye(FEATURES).double()
+    found = normal_log_likelihood(standard, linear.bias.detach(), covariance)
+    assert found <= best + 1e-9
+    assert found >= best - 0.02
+    gap = found + loss.item()
+    assert -1e-9 <= gap < 0.02
+
+
+def principal_components(x: Tensor) -> float:
+    """The maximum of the likelihood of probabilistic PCA (Tipping & Bishop 1999), per row."""
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    noise = values[:-LATENT].mean()
+    top = vectors[:, -LATENT:] * (values[-LATENT:] - noise).sqrt()
+    covariance = top @ top.T + noise * torch.eye(FEATURES).double()
+    return normal_log_likelihood(x, torch.zeros(FEATURES).double(), covariance)
+
+
+def normal_log_likelihood(x: Tensor, mean: Tensor, covariance: Tensor) -> float:
+    marginal = torch.distributions.MultivariateNormal(mean, covariance)
+    return float(marginal.log_prob(x).mean())

@@ -4,21 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
-
-from service import noise, operations, sampling, tensors
+from service import noise, sampling, tensors
 from service.api import context
 from service.api.bodies import SMALL_BYTES, in_thread
 from service.api.context import Context
-from service.api.oip.models import LABEL, ROWS, SAMPLE, Served
+from service.api.oip.models import ROWS, SAMPLE, Served
 from service.api.oip.parameters import DrawParameters, NoiseParameters, Parameters, SampleParameters
 from service.api.oip.wire import Call
+from service.calls import classes_of, run
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.feeds import Draws, Noise, Source
-from service.manifest import Manifest, TensorSpec
+from service.manifest import REFINE_DRAWS, Graph, Manifest, TensorSpec
 from service.noise import Stream
-from service.operations import DEFAULT_DRAWS, Extra, Picture, classes_of
+from service.operations import DEFAULT_DRAWS, Extra, Picture
 from service.tensors import Array
 
 
@@ -58,16 +57,22 @@ async def infer(here: Context, served: Served, call: Call, said: Parameters) -> 
     if served.task == SAMPLE:
         return await _sample(here, served.engine, call, cast(SampleParameters, said))
     size = sum(array.nbytes for array in call.inputs.values())
-    given = await in_thread(size >= SMALL_BYTES, _check_inputs, served, call.inputs)
+    graph = served.engine.manifest.graphs[served.task]
+    given = await in_thread(size >= SMALL_BYTES, _check_inputs, served, graph, call.inputs)
     field, array = next(iter(given.items()))
     rows = len(array)
     here.check_values(served.engine, rows, field=field)
+    draws = _draws_of(served, given, said)
+    if draws is not None:
+        here.check_draws(rows, draws)
+        if served.task == "encode":
+            here.check_values(served.engine, rows * draws, field="draws")
     feeds: dict[str, Array | Source] = {**given}
-    seed = _fill(here, served, feeds, rows=rows, said=said)
+    seed = _fill(served, feeds, draws=draws or 1, said=said)
     wanted = {each.name for each in call.outputs}
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     asked = sorted(wanted | {"x"} if "pixels" in wanted else wanted)
-    answer = await operations.run(served.engine, served.task, feeds, outputs=asked, given=field)
+    answer = await run(served.engine, served.task, feeds, outputs=asked, given=field)
     return Outcome(answer, rows, seed)
 
 
@@ -111,7 +116,7 @@ def _rows_wanted(call: Call, said: SampleParameters) -> int:
     return len(rows)
 
 
-def _check_inputs(served: Served, given: Mapping[str, Array]) -> dict[str, Array]:
+def _check_inputs(served: Served, graph: Graph, given: Mapping[str, Array]) -> dict[str, Array]:
     """Return what the graph is fed of what was given, every value checked.
 
     Raises:
@@ -132,7 +137,7 @@ def _check_inputs(served: Served, given: Mapping[str, Array]) -> dict[str, Array
         )
     feeds = {
         spec.name: _check(manifest, spec, given[spec.name])
-        for spec in signature.inputs
+        for spec in graph.inputs
         if spec.name in given
     }
     lengths = {name: len(array) for name, array in feeds.items()}
@@ -144,8 +149,11 @@ def _check_inputs(served: Served, given: Mapping[str, Array]) -> dict[str, Array
 
 def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
     """Return an input of a graph with its shape and every value checked."""
-    if spec.name == LABEL.name:
-        return _check_label(manifest, array)
+    if spec.shape == ("batch",):
+        array = _check_column(spec, array)
+        if spec.name == "label":
+            return classes_of(manifest, array)
+        return tensors.check(array, field=spec.name, shape=())
     shape = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     if "draws" in spec.shape:
         shape.insert(0, _check_draws(spec, array))
@@ -157,14 +165,14 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
     return tensors.check(array, field=spec.name, shape=shape, minimum=minimum, maximum=maximum)
 
 
-def _check_label(manifest: Manifest, array: Array) -> Array:
-    """Return labels, shape (n,), all in range."""
+def _check_column(spec: TensorSpec, array: Array) -> Array:
+    """Return an input that has one value a row as the graph takes it, shape (n,)."""
     if array.ndim == 0 or array.shape[1:] not in ((), (1,)) or len(array) == 0:
         raise InputInvalid(
-            f"field 'label': expected shape (n, 1) or (n); got {tuple(array.shape)}.",
-            field="label",
+            f"field '{spec.name}': expected shape (n, 1) or (n); got {tuple(array.shape)}.",
+            field=spec.name,
         )
-    return classes_of(manifest, array.reshape(-1))
+    return array.reshape(-1)
 
 
 def _check_draws(spec: TensorSpec, array: Array) -> int:
@@ -182,45 +190,52 @@ def _check_draws(spec: TensorSpec, array: Array) -> int:
     return draws
 
 
+def _draws_of(served: Served, given: Mapping[str, Array], said: Parameters) -> int | None:
+    """Return how many draws there are of each row, sent or to be made; None if it takes none."""
+    drawn = next((spec for spec in served.signature.inputs if "draws" in spec.shape), None)
+    if drawn is None:
+        return None
+    if drawn.name in given:
+        return int(given[drawn.name].shape[1])
+    return (said.draws if isinstance(said, DrawParameters) else None) or DEFAULT_DRAWS
+
+
 def _fill(
-    here: Context, served: Served, feeds: dict[str, Array | Source], *, rows: int, said: Parameters
+    served: Served, feeds: dict[str, Array | Source], *, draws: int, said: Parameters
 ) -> int | None:
     """Add the noise that was left out. Return its seed, None if there is none to add.
 
     Raises:
-        InputInvalid: There are too many draws, or both noise and what to make it of was sent.
+        InputInvalid: Both noise and what to make it of was sent.
     """
     noisy = next((spec for spec in served.signature.inputs if spec.noise), None)
     if noisy is None or not isinstance(said, NoiseParameters):
         return None
-    draws = said.draws if isinstance(said, DrawParameters) else None
-    sent = feeds.get(noisy.name)
-    if isinstance(sent, np.ndarray):
-        for name, value in (("seed", said.seed), ("draws", draws)):
+    if noisy.name in feeds:
+        wanted = said.draws if isinstance(said, DrawParameters) else None
+        for name, value in (("seed", said.seed), ("draws", wanted)):
             if value is not None:
                 raise InputInvalid(
                     f"parameter '{name}': '{noisy.name}' itself was sent. Send one or the other.",
                     field=name,
                 )
-        if isinstance(said, DrawParameters):
-            here.check_draws(rows, sent.shape[1])
         return None
-    if isinstance(said, DrawParameters):
-        draws = draws or DEFAULT_DRAWS
-        here.check_draws(rows, draws)
     seed = context.seed_or_new(said.seed)
-    feeds[noisy.name] = _noise(served, noisy, seed=seed, draws=draws or 1)
+    feeds[noisy.name] = _noise(served, noisy, seed=seed, draws=draws)
     return seed
 
 
 def _noise(served: Served, spec: TensorSpec, *, seed: int, draws: int) -> Source:
     """Return the noise of rows 0, 1, ... of a seed: what the native API takes for them."""
-    manifest = served.engine.manifest
+    event, latent = served.engine.manifest.event.shape, served.engine.manifest.latent.shape
     is_normal = spec.noise == "normal"
     match served.task:
         case "observe":
-            return Noise(seed, Stream.OBSERVATION, manifest.event.shape, is_normal=is_normal)
-        case "elbo":
-            return Draws(seed, Stream.POSTERIOR, manifest.latent.shape, draws=draws)
+            return Noise(seed, Stream.OBSERVATION, event, is_normal=is_normal)
+        case "refine":
+            pairs = REFINE_DRAWS
+            return Draws(seed, Stream.REFINEMENT, latent, draws=pairs, width=pairs)
+        case _ if "draws" in spec.shape:
+            return Draws(seed, Stream.POSTERIOR, latent, draws=draws)
         case _:
-            return Draws(seed, Stream.DEQUANTISATION, manifest.event.shape, is_normal=is_normal)
+            return Draws(seed, Stream.DEQUANTISATION, event, is_normal=is_normal)

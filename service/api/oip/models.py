@@ -29,11 +29,6 @@ ROWS = TensorSpec(name="rows", dtype="uint8", shape=("batch", 1))
 a request without an input, and none but a tensor has a batch size that a load test can set."""
 
 
-LABEL = TensorSpec(name="label", dtype="int64", shape=("batch", 1))
-"""The label of each row, where a graph takes it. perf_analyzer cannot send a tensor that has no
-axis but the batch's, so that (n, 1) is asked for here; (n) is read as well."""
-
-
 @dataclass(frozen=True)
 class Served:
     """One model of the protocol."""
@@ -60,7 +55,7 @@ class Served:
             outputs = (*decode.outputs, *decode.inputs)
             return Signature((ROWS,), outputs, frozenset({ROWS.name}))
         graph = graphs[self.task]
-        inputs = tuple(LABEL if spec.name == LABEL.name else spec for spec in graph.inputs)
+        inputs = tuple(map(_as_column, graph.inputs))
         noise = frozenset(spec.name for spec in inputs if spec.noise)
         return Signature(inputs, graph.outputs, noise)
 
@@ -75,6 +70,14 @@ class Served:
         return (
             parameters.DrawParameters if "draws" in noisy[0].shape else parameters.NoiseParameters
         )
+
+
+def _as_column(spec: TensorSpec) -> TensorSpec:
+    """Return how an input is asked for: a label or a rate as a column.
+
+    perf_analyzer cannot send a tensor that has no axis but the batch's. (n) is read as well.
+    """
+    return spec.model_copy(update={"shape": ("batch", 1)}) if spec.shape == ("batch",) else spec
 
 
 async def find(request: Request, name: str, version: str | None) -> Served:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from service.manifest import Density, Event, Interface, Latent
-from tests.service.bundles import AFFINE, TILES, Tiny
+from tests.service.bundles import AFFINE, TILES
 from tests.service.conftest import Client, MakeClient
+from tests.service.tiny import Tiny
 
 
 def test_list_says_in_short_what_every_model_is(client: Client) -> None:
@@ -38,7 +39,7 @@ def test_model_says_everything_of_itself(client: Client) -> None:
     assert said["provenance"]["data"].startswith("none")
     assert said["licence"] == "Apache-2.0"
     assert said["limits"] == {
-        "n": 2**21, "draws": 100_000, "columns": 64, "body_bytes": 32 * 2**20
+        "n": 2**21, "draws": 100_000, "refine": 200, "columns": 64, "body_bytes": 32 * 2**20
     }  # fmt: skip
 
 

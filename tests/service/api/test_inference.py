@@ -6,19 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from tests.service.bundles import (
-    BIAS,
-    LOG_DET,
-    MIX,
-    SCALE,
-    SHIFT,
-    TO_MEAN,
-    affine_log_density,
-    grains_log_density,
-    ppca_elbo,
-    ppca_log_density,
-)
+from tests.service.bundles import LOG_DET, MIX, SHIFT, affine_log_density, grains_log_density
 from tests.service.conftest import Client, MakeClient
+from tests.service.ppca import BIAS, SCALE, TO_MEAN, ppca_elbo, ppca_log_density
 
 X = np.random.default_rng(3).normal(size=(5, 3))
 LEVELS = np.random.default_rng(4).integers(0, 4, size=(4, 3, 2, 2)) / 3
@@ -172,11 +162,6 @@ def test_missing_capability_is_told_whatever_x_is(client: Client, path: str, x: 
 def test_flow_has_no_bound(client: Client) -> None:
     answer = client.post("/elbo", json={"model": "affine", "x": [[0, 0]]})
     assert (answer.status_code, answer.json()["code"]) == (409, "capability_missing")
-
-
-def test_refinement_is_not_there_yet_and_refused_by_name(client: Client) -> None:
-    answer = client.post("/elbo", json={"model": "ppca", "x": X.tolist(), "refine": 3})
-    assert (answer.status_code, answer.json()["field"]) == (422, "refine")
 
 
 def test_draws_are_limited_by_rows_times_draws(make_client: MakeClient) -> None:

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
-from tests.service.bundles import affine_log_density, ppca_log_density
+from tests.service.bundles import affine_log_density
 from tests.service.conftest import Client, MakeClient
+from tests.service.ppca import ppca_log_density
 
 X = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
 LEVELS = (np.random.default_rng(4).integers(0, 4, size=(4, 3, 2, 2)) / 3).astype(np.float32)
@@ -312,7 +313,7 @@ def test_header_length_must_be_a_number_of_bytes(client: Client, length: str) ->
     assert (answer.status_code, set(answer.json())) == (400, {"error"})
 
 
-NAMES = st.sampled_from(["x", "z", "label", "noise", "rows"])
+NAMES = st.sampled_from(["x", "z", "label", "noise", "rows", "mean", "scale", "rate"])
 VALUES = st.integers(-2, 3) | st.floats(allow_nan=False, allow_infinity=False, width=32)
 ITEMS = st.fixed_dictionaries(
     {
@@ -328,7 +329,8 @@ PARAMETERS = st.dictionaries(
     max_size=3,
 )
 MODELS = st.sampled_from(["tiles.sample", "tiles.decode", "ppca.elbo", "ppca.observe",
-                          "grains.encode", "affine.log_density"])  # fmt: skip
+                          "ppca.likelihood", "ppca.refine", "grains.encode",
+                          "affine.log_density"])  # fmt: skip
 
 
 @given(MODELS, st.lists(ITEMS, max_size=2), PARAMETERS)

@@ -13,6 +13,7 @@ NAMES = {
     "affine.sample", "affine.decode", "affine.encode", "affine.log_density",
     "grains.sample", "grains.decode", "grains.encode", "grains.log_density",
     "ppca.sample", "ppca.decode", "ppca.observe", "ppca.encode", "ppca.elbo",
+    "ppca.likelihood", "ppca.refine",
     "tiles.sample", "tiles.decode",
 }  # fmt: skip
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import operations, sampling
+from service import sampling
 from service.api import streams
+from service.calls import Answer
 from service.session import Session
 from service.tensors import Array
 from tests.service.conftest import Client, MakeClient
@@ -137,7 +138,7 @@ def test_stream_is_cut_with_a_last_line_that_says_where_to_go_on(
     client = make_client(drain_s=1e-6)
     lines_of = streams._lines
 
-    def drain_then(answer: operations.Answer, first: int) -> bytes:
+    def drain_then(answer: Answer, first: int) -> bytes:
         if first >= 1024:
             client.app.state.context.drain.begin()
         return lines_of(answer, first)

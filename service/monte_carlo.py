@@ -1,0 +1,105 @@
+"""Draws of an estimate, window by window along the draws: so that it takes constant memory.
+
+Each function yields for its windows what a graph says of so many draws of each event. Whoever
+closes the iterator drops the rest.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from service.calls import Answer, Events, run
+from service.engine import Engine
+from service.feeds import Codes, Draws
+from service.manifest import DRAW_WIDTHS
+from service.noise import Stream
+from service.posterior import Gaussian
+from service.runs import Feeds
+from service.windows import one_ahead
+
+WINDOW_DRAWS = 2**16
+"""Draws of all rows together whose weights are held at once; more come in several windows."""
+
+Windows = AsyncGenerator[Answer, None]
+
+
+def by_elbo(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
+    """Return the windows of the elbo graph: draws of the encoder's q(z|x)."""
+    shape = engine.manifest.latent.shape
+
+    def call(first: int, draws: int) -> Awaitable[Answer]:
+        noise = Draws(seed, Stream.POSTERIOR, shape, first=first, draws=draws)
+        feeds: Feeds = {**events.feeds, "noise": noise}
+        return run(engine, "elbo", feeds, given="x", begun=first > 0)
+
+    return one_ahead(_windows(call, events, draws))
+
+
+def by_likelihood(engine: Engine, events: Events, q: Gaussian, *, draws: int, seed: int) -> Windows:
+    """Return what the elbo graph would say of another q(z|x): its draws are made here.
+
+    The noise is that of `by_elbo`, so that two posteriors of the same events differ by little
+    but what they are. It continues what has begun: somebody has found q.
+    """
+    shape = engine.manifest.latent.shape
+
+    async def call(first: int, draws: int) -> Answer:
+        codes = Codes(q, Draws(seed, Stream.POSTERIOR, shape, first=first, draws=draws))
+        feeds: Feeds = {**events.feeds, "z": codes}
+        answer = await run(engine, "likelihood", feeds, given="x", begun=True)
+        reconstruction = answer["log_likelihood"].astype(np.float64)
+        kl, ratios = await asyncio.to_thread(lambda: (q.kl(), codes.log_ratios()))
+        log_weight = reconstruction + ratios
+        return {"reconstruction": reconstruction, "kl": kl, "log_weight": log_weight}
+
+    return one_ahead(_windows(call, events, draws))
+
+
+def by_prior(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
+    """Return log p(x|z) of so many draws z of p(z) as log_weight (n, draws of the window)."""
+    shape = engine.manifest.latent.shape
+
+    async def call(first: int, draws: int) -> Answer:
+        z = Draws(seed, Stream.PRIOR, shape, first=first, draws=draws)
+        feeds: Feeds = {**events.feeds, "z": z}
+        answer = await run(engine, "likelihood", feeds, given="x", begun=first > 0)
+        return {"log_weight": answer["log_likelihood"]}
+
+    return one_ahead(_windows(call, events, draws))
+
+
+def by_dequantisation(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
+    """Return log p(x + u) of so many draws of u as log_weight (n, draws of the window)."""
+
+    async def call(first: int, draws: int) -> Answer:
+        noise = below_levels(engine, seed, first=first, draws=draws)
+        answer = await run(
+            engine,
+            "log_density",
+            {**events.repeated(draws), "noise": noise},
+            given="x",
+            rows=len(events) * draws,
+            repeats=draws,
+            begun=first > 0,
+        )
+        return {"log_weight": answer["log_density"].reshape(len(events), draws)}
+
+    return one_ahead(_windows(call, events, draws))
+
+
+def below_levels(engine: Engine, seed: int, *, first: int, draws: int) -> Draws:
+    """Return uniform noise below a grey level, so many draws for each event."""
+    shape = engine.manifest.event.shape
+    return Draws(seed, Stream.DEQUANTISATION, shape, is_normal=False, first=first, draws=draws)
+
+
+def _windows(
+    call: Callable[[int, int], Awaitable[Answer]], events: Events, draws: int
+) -> Iterator[Callable[[], Awaitable[Answer]]]:
+    """Yield calls that together take all draws, each for as many as may be held at once."""
+    width = DRAW_WIDTHS[-1]
+    window = max(width, WINDOW_DRAWS // len(events) // width * width)
+    for first in range(0, draws, window):
+        yield partial(call, first, min(window, draws - first))

@@ -1,0 +1,76 @@
+"""What a manifest says of a posterior, and whether that goes with its graphs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import bundle
+from service.manifest import Latent
+from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, PPCA
+from tests.service.test_bundle import Change, edit, refused
+from tests.service.tiny import Tiny
+
+
+def another(role: str) -> dict[str, Any]:
+    """Return a graph of the manifest of LEAN."""
+    graph: dict[str, Any] = LEAN.manifest(LEAN.files()).model_dump(mode="json")["graphs"][role]
+    return graph
+
+
+def widen(manifest: dict[str, Any]) -> None:
+    """Claim so many latents that their covariance alone is 16 million numbers and more."""
+    manifest["latent"]["shape"] = [4097]
+    interface = LEAN_FULL.interface.model_copy(update={"latent": Latent(shape=(4097,))})
+    for role, graph in manifest["graphs"].items():
+        inputs, outputs = interface.signature(role)
+        graph["inputs"] = [spec.model_dump(mode="json") for spec in inputs]
+        graph["outputs"] = [spec.model_dump(mode="json") for spec in outputs]
+
+
+@pytest.mark.parametrize(
+    ("tiny", "change", "by"),
+    [
+        (LEAN, lambda m: m.update(posterior=None), "graphs.encode.outputs: expected z float32"),
+        (LEAN, lambda m: m.update(posterior="cauchy"), "posterior: Input should be 'diagonal'"),
+        (LEAN, lambda m: m.update(posterior="full"), "graphs.encode.outputs: expected mean"),
+        (LEAN, lambda m: m["graphs"].pop("encode"), "refine: needs the encode graph beside it"),
+        (LEAN, lambda m: m["graphs"].pop("likelihood"), "refine: needs the likelihood graph"),
+        (LEAN_FULL, lambda m: m["graphs"]["refine"]["outputs"].reverse(), "graphs.refine.outputs"),
+        (LEAN_FULL, widen, "posterior: at most 16777216 numbers make a covariance; 4097 latents"),
+        (
+            LEAN_FLOW,
+            lambda m: m["graphs"].update(refine=another("refine")),
+            "refine: it moves a Gaussian; this posterior is a flow",
+        ),
+        (
+            LEAN_BARE,
+            lambda m: m.update(posterior="diagonal"),
+            "posterior: goes with an elbo or a refine graph",
+        ),
+        (LEAN_BARE, lambda m: m["graphs"].pop("likelihood"), "prior needs a likelihood graph"),
+        (LEAN_BARE, lambda m: m.update(observation="poisson"), "observation: Input should be"),
+    ],
+)
+def test_posterior_that_does_not_fit_its_graphs_is_refused(
+    tmp_path: Path, tiny: Tiny, change: Change, by: str
+) -> None:
+    folder = tiny.publish(tmp_path)
+    edit(folder, change)
+    refused(folder, by=by)
+
+
+def test_bound_of_before_there_were_kinds_of_posterior_is_of_a_diagonal_one(
+    tmp_path: Path,
+) -> None:
+    folder = PPCA.publish(tmp_path)
+    edit(folder, lambda manifest: manifest.pop("posterior"))
+    edit(folder, lambda manifest: manifest["graphs"].pop("refine"))
+    assert bundle.read(folder).manifest.posterior == "diagonal"
+
+
+@pytest.mark.parametrize("graphs", [None, 5, "elbo", ["elbo"], {"elbo": None}])
+def test_manifest_without_sound_graphs_is_refused_by_them(tmp_path: Path, graphs: object) -> None:
+    folder = PPCA.publish(tmp_path)
+    edit(folder, lambda manifest: manifest.update(graphs=graphs))
+    refused(folder, by="graphs")

@@ -1,0 +1,236 @@
+"""`python -m training evaluate`: a published bundle gets figures, and keeps all else."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from service import bundle
+from service.manifest import Figure
+from tests.training.bundled import bundled, recipe_of_a, shaken
+from training import __main__ as command
+from training import assess, data
+from training.assess import merged
+from training.card import CARD
+from training.recipe import Recipe, build
+
+VAE: dict[str, Any] = {
+    "family": "vae", "observation": "normal", "latent": 2, "width": 8, "depth": 1,
+}  # fmt: skip
+CARD_TEXT = "# A toy\n\nWhat it is.\n\n## Quality\n\nOld figures.\n\n## Data\n\nOf irises.\n"
+
+
+def published(folder: Path, recipe: Recipe) -> Path:
+    rows = data.load(recipe.data)
+    made = bundled(shaken(build(recipe, rows).eval()), recipe, rows)
+    before = (
+        Figure(name="beauty", value=1.5, standard_error=None, n=3),
+        Figure(name="negative ELBO", value=-1.0, standard_error=None, n=3),
+    )
+    manifest = made.manifest.model_copy(update={"evaluation": before})
+    return bundle.publish(folder, manifest, {**made.files, CARD: CARD_TEXT.encode()})
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models with one, which nobody changes."""
+    recipe = recipe_of_a(VAE, source="sklearn:iris", evaluate={"rows": 20})
+    return published(tmp_path_factory.mktemp("models"), recipe).parents[1]
+
+
+@pytest.fixture
+def models(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def run(place: Path, *options: str) -> int:
+    return command.main(["evaluate", str(place), "--draws", "50", *options])
+
+
+def figures(models: Path) -> dict[str, Figure]:
+    read = bundle.read(models / "toy" / "1")
+    return {figure.name: figure for figure in read.manifest.evaluation}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_figures_are_stored_beside_the_others_and_graphs_stay(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = models / "toy" / "1"
+    before = contents(folder)
+    assert run(models / "toy") == 0
+    after = contents(folder)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"manifest.json", CARD}
+    assert os.listdir(models / "toy") == ["1"]
+    found = figures(models)
+    assert list(found)[:2] == ["beauty", "negative ELBO"]
+    assert found["beauty"].value == 1.5
+    assert found["negative ELBO"].n == 20
+    assert "50 importance-weighted draws" in found["negative log-likelihood"].note
+    assert {"active units", "KL of latent 0", "linear probe of E[z|x]"} <= found.keys()
+    out = capsys.readouterr().out
+    assert "its weights repeat its golden vectors" in out
+    assert "linear probe of E[z|x]" in out
+    assert f"stored in {folder / 'manifest.json'}" in out
+
+
+def test_card_shows_them_and_keeps_its_other_sections(models: Path) -> None:
+    assert run(models / "toy" / "1") == 0
+    text = (models / "toy" / "1" / CARD).read_text()
+    assert text.startswith("# A toy\n\nWhat it is.\n\n## Quality\n\nMeasured on the test split")
+    assert text.endswith("\n\n## Data\n\nOf irises.\n")
+    assert "Old figures" not in text
+    assert "| negative ELBO |" in text
+    assert "| latent | KL |" in text
+
+
+def test_second_run_says_the_same(models: Path) -> None:
+    assert run(models / "toy") == 0
+    first = contents(models / "toy" / "1")
+    assert run(models / "toy") == 0
+    assert contents(models / "toy" / "1") == first
+
+
+def test_other_estimators_agree_and_are_drawn(models: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "estimators.png"
+    options = ("--prior", "--ais-rows=12", "--ais-temperatures=100", "--bdmc-rows=10")
+    assert run(models / "toy", *options, "--plot", str(picture), "--plot-rows=5") == 0
+    found = figures(models)
+    annealed = found["negative log-likelihood, AIS"]
+    assert annealed.n == 12
+    assert "16 chains of 100 temperatures" in annealed.note
+    others = float(annealed.note.split("draws say ")[1].split(" of the same")[0])
+    assert annealed.value == pytest.approx(others, abs=0.5)
+    gap = found["gap of AIS on simulated events"]
+    assert gap.standard_error is not None
+    assert -4.5 * gap.standard_error < gap.value < 1
+    naive = found["negative log-likelihood, draws of the prior"]
+    assert naive.n == found["negative log-likelihood"].n == 20
+    assert naive.value > found["negative log-likelihood"].value - 0.5
+    with Image.open(picture) as image:
+        assert image.width > 1000
+
+
+def test_figures_of_other_data_say_so(models: Path, tmp_path: Path) -> None:
+    rows = data.load(data.DataConfig(source="sklearn:iris"))
+    table = tmp_path / "others.csv"
+    names = rows.event.features
+    lines = [",".join(names)]
+    lines += [",".join(f"{value + k / 1e3:.4f}" for value in row)
+              for k, row in enumerate(rows.train.x[:80].tolist())]  # fmt: skip
+    table.write_text("\n".join(lines))
+    assert run(models / "toy", "--data", str(table)) == 0
+    figure = figures(models)["negative ELBO"]
+    assert "of others.csv" in figure.note
+    assert figure.n == 12
+
+
+def test_rows_and_draws_are_those_asked_for(models: Path) -> None:
+    assert run(models / "toy", "--rows", "7", "--draws", "9") == 0
+    figure = figures(models)["negative log-likelihood"]
+    assert figure.n == 7
+    assert "9 importance-weighted" in figure.note
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--draws", "0"), "--draws: expected 1 or more; got 0"),
+        (("--rows", "2"), "--rows: expected 3 or more; got 2"),
+        (("--ais-rows", "1"), "--ais-rows: expected 3 or more"),
+        (("--data", "sklearn:digits"), "toy knows vectors, and this data has images"),
+        (("--data", "sklearn:wine"), "toy knows events of shape (4,), and this data has"),
+        (("--data", "absent.csv"), "absent.csv"),
+        (("--plot", "absent/figure.png"), "there is no folder absent"),
+        (("--plot", "figure.png", "--ais-chains", "3"), "--ais-chains 4 or more"),
+    ],
+)
+def test_bad_options_get_one_sentence_and_change_nothing(
+    models: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], sentence: str
+) -> None:
+    before = contents(models / "toy" / "1")
+    assert run(models / "toy", *options) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
+    assert contents(models / "toy" / "1") == before
+
+
+def test_what_is_no_bundle_or_a_broken_one_gets_one_sentence(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(models / "nobody") == 2
+    assert "no bundle here; give models/NAME" in capsys.readouterr().err
+    manifest = models / "toy" / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"toy"', '"other"'))
+    assert run(models / "toy") == 2
+    assert "the folder must be" in capsys.readouterr().err
+
+
+def test_model_without_a_density_has_nothing_to_estimate(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = models / "toy" / "1" / "manifest.json"
+    known = json.loads(manifest.read_text())
+    known |= {"family": "gan", "density": {"kind": "none", "estimator": None}}
+    known |= {"posterior": None, "observation": None}
+    known["graphs"] = {"decode": known["graphs"]["decode"]}
+    manifest.write_text(json.dumps(known))
+    assert run(models / "toy") == 2
+    assert "toy has no likelihood to estimate" in capsys.readouterr().err
+
+
+def test_failure_while_storing_leaves_what_was_there(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = contents(models / "toy" / "1")
+    monkeypatch.setattr(os, "replace", fail)
+    assert run(models / "toy") == 2
+    assert "the figures cannot be stored (No space left on device)" in capsys.readouterr().err
+    assert contents(models / "toy" / "1") == before
+    assert os.listdir(models / "toy") == ["1"]
+
+
+def test_interrupt_stores_nothing_and_says_so(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = contents(models / "toy" / "1")
+    monkeypatch.setattr(assess, "evaluate", interrupt)
+    assert run(models / "toy") == 130
+    assert "Nothing was stored." in capsys.readouterr().err
+    assert contents(models / "toy" / "1") == before
+
+
+def test_newest_version_is_meant_by_the_name_alone(models: Path) -> None:
+    assert assess.locate(models / "toy").name == "1"
+    shutil.copytree(models / "toy" / "1", models / "toy" / "10")
+    shutil.copytree(models / "toy" / "1", models / "toy" / "9")
+    assert assess.locate(models / "toy").name == "10"
+    assert assess.locate(models / "toy" / "9").name == "9"
+
+
+def test_largest_divergences_replace_each_other_together() -> None:
+    def figure(name: str, value: float) -> Figure:
+        return Figure(name=name, value=value, standard_error=None, n=1)
+
+    before = [figure("a", 1), figure("KL of latent 3", 1), figure("b", 1)]
+    after = [figure("KL of latent 5", 2), figure("b", 2)]
+    assert [(each.name, each.value) for each in merged(before, after)] == [
+        ("a", 1), ("b", 2), ("KL of latent 5", 2),
+    ]  # fmt: skip
+    assert [each.name for each in merged(before, after[1:])] == ["a", "KL of latent 3", "b"]
