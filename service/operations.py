@@ -27,6 +27,8 @@ Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
 Extra = Literal["z", "label", "log_density"]
 Observation = Literal["mean", "draw"]
 Picture = Literal["x", "pixels"]
+Sampled = Literal["importance", "prior", "dequantisation"]
+"""The estimators that take draws."""
 
 DEFAULT_DRAWS = 64
 """Draws of an estimate when the request names none: a standard error within some ten percent."""
@@ -279,7 +281,7 @@ async def _bound(windows: Windows, rows: int) -> Answer:
 
 
 async def _weights(
-    engine: Engine, events: Events, estimator: Estimator, *, draws: int, seed: int
+    engine: Engine, events: Events, estimator: Sampled, *, draws: int, seed: int
 ) -> Windows:
     """Return the windows of an estimate, whose weights have p(x) for their mean."""
     match estimator:
@@ -287,7 +289,7 @@ async def _weights(
             return await _importance(engine, events, draws=draws, seed=seed)
         case "prior":
             return monte_carlo.by_prior(engine, events, draws=draws, seed=seed)
-        case _:
+        case "dequantisation":
             return monte_carlo.by_dequantisation(engine, events, draws=draws, seed=seed)
 
 

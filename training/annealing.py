@@ -178,10 +178,11 @@ class Path:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             value = self._log_likelihood(z)
-            # Of signs alone there is none. Moves are then accepted by p(x|z), and not led by it.
+            # Of signs alone there is none: nothing to differentiate, or nothing but the decoder's
+            # weights. Moves are then accepted by p(x|z), and not led by it.
             gradient = torch.zeros_like(z)
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value.sum(), z)
+                (gradient,) = torch.autograd.grad(value.sum(), z, materialize_grads=True)
         return _Point(z.detach(), value.detach(), gradient)
 
     def _move(

@@ -6,6 +6,7 @@ golden vectors stay as they are.
 """
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -39,15 +40,12 @@ from training.restore import recipe_of, restore
 DRAWS = 5000
 """Of z for each event, if no other number is asked for: that of Burda et al. 2016, section 5."""
 LEAST = {
-    "draws": 1,
-    "rows": 3,
-    "ais_rows": 3,
-    "ais_temperatures": 1,
-    "ais_chains": 2,
-    "bdmc_rows": 3,
+    "draws": 1, "rows": 3, "ais_rows": 3, "ais_temperatures": 1, "ais_chains": 2, "bdmc_rows": 3,
     "plot_rows": 1,
-}
+}  # fmt: skip
 """What an option must be at least, where it is given."""
+PLOT_ROWS = 16
+"""Test rows of the picture, if no other number is asked for."""
 
 
 class AssessmentRefused(Exception):
@@ -103,8 +101,7 @@ def run(options: argparse.Namespace) -> None:
         ) from error
     console.print(f"stored in {read.folder / MANIFEST} and {CARD}", markup=False)
     if options.plot and isinstance(model, LatentModel):
-        picture = _picture(model, rows.test, draws, options, console)
-        options.plot.write_bytes(picture)
+        _write(_picture(model, rows.test, draws, options, console), options.plot)
         console.print(f"drawn {options.plot}", markup=False)
 
 
@@ -119,15 +116,45 @@ def _require_sense(options: argparse.Namespace) -> None:
         if value is not None and value < least:
             option = name.replace("_", "-")
             raise AssessmentRefused(f"--{option}: expected {least} or more; got {value}")
-    if options.plot and not options.plot.absolute().parent.is_dir():
-        raise AssessmentRefused(f"--plot {options.plot}: there is no folder {options.plot.parent}")
-    if options.plot and options.ais_chains < convergence.GROUPS:
+    _require_use(options)
+    if options.plot:
+        _require_place(options.plot)
+    if options.plot and _effort(options).chains < convergence.GROUPS:
         raise AssessmentRefused(
             f"--plot: expected --ais-chains {convergence.GROUPS} or more, to see how estimates "
             f"vary; got {options.ais_chains}"
         )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise AssessmentRefused("--device cuda: PyTorch finds no CUDA device; say cpu")
+
+
+def _require_use(options: argparse.Namespace) -> None:
+    """Raise where an option would do nothing."""
+    anneals = options.ais_rows or options.bdmc_rows or options.plot
+    if (options.ais_temperatures or options.ais_chains) and not anneals:
+        raise AssessmentRefused(
+            "--ais-temperatures and --ais-chains: nothing is annealed; give --ais-rows, "
+            "--bdmc-rows or --plot too"
+        )
+    if options.plot_rows and not options.plot:
+        raise AssessmentRefused("--plot-rows: nothing is drawn; give --plot too")
+
+
+def _require_place(picture: Path) -> None:
+    """Raise where a picture cannot be written, which its minutes of work would only then show."""
+    if not picture.absolute().parent.is_dir():
+        raise AssessmentRefused(f"--plot {picture}: there is no folder {picture.parent}")
+    if picture.is_dir():
+        raise AssessmentRefused(f"--plot {picture}: this is a folder; name a file")
+    if not os.access(picture if picture.exists() else picture.absolute().parent, os.W_OK):
+        raise AssessmentRefused(f"--plot {picture}: cannot be written (permission denied)")
+
+
+def _effort(options: argparse.Namespace) -> Effort:
+    usual = Effort()
+    return Effort(
+        options.ais_temperatures or usual.temperatures, options.ais_chains or usual.chains
+    )
 
 
 def _asks_for_latents(options: argparse.Namespace) -> bool:
@@ -168,7 +195,7 @@ def _figures(
         with progress(console, f"{draws:,} draws of the prior", events) as advance:
             found = marginal.by_prior(asked, draws, advance)
         yield _nats("draws of the prior", found, f"{found.draws:,} draws of the prior")
-    effort = Effort(options.ais_temperatures, options.ais_chains)
+    effort = _effort(options)
     if options.ais_rows:
         yield _annealed(model, rows.test[: options.ais_rows], draws, effort, console)
     if options.bdmc_rows:
@@ -200,7 +227,9 @@ def _words(effort: Effort) -> str:
 
 
 def _nats(how: str, found: Evidence, note: str) -> Figure:
-    note = f"an upper bound on average: {note}; of its error the draws make {found.chance:.2g}"
+    note = f"an upper bound on average: {note}"
+    if math.isfinite(found.chance):  # else there was one draw, which has no error to tell
+        note += f"; of its error the draws make {found.chance:.2g}"
     return _mean(f"negative log-likelihood, {how}", -found.log_p, note)
 
 
@@ -271,8 +300,8 @@ def _picture(
     model: LatentModel, test: Batch, draws: int, options: argparse.Namespace, console: Console
 ) -> bytes:
     """Return the picture of the estimators over the effort that each is given, as a PNG file."""
-    events = Events.of(model, test[: options.plot_rows])
-    effort = Effort(options.ais_temperatures, options.ais_chains)
+    events = Events.of(model, test[: options.plot_rows or PLOT_ROWS])
+    effort = _effort(options)
     steps = sum(convergence.ladder(effort.temperatures)) * len(events.batch)
     series = {"prior": convergence.sampled(events, Events.prior, draws)}
     if model.interface.posterior:
@@ -281,6 +310,15 @@ def _picture(
         series["annealing"] = convergence.annealed(events, effort, advance)
     name = locate(options.bundle).parent.name
     return png(convergence.draw(series, title=name, events=len(events.batch)))
+
+
+def _write(picture: bytes, path: Path) -> None:
+    try:
+        path.write_bytes(picture)
+    except OSError as error:
+        raise AssessmentRefused(
+            f"--plot {path}: cannot be written ({error.strerror or error}); the figures are stored"
+        ) from error
 
 
 @contextmanager
@@ -344,20 +382,16 @@ def parser() -> argparse.ArgumentParser:
         help="also how far apart its bounds from below and above are, on so many simulated events",
     )
     made.add_argument(
-        "--ais-temperatures", type=int, default=500, metavar="T", help="of its path (default: 500)"
+        "--ais-temperatures", type=int, metavar="T", help="of its path (default: 500)"
     )
-    made.add_argument(
-        "--ais-chains", type=int, default=16, metavar="C", help="of each event (default: 16)"
-    )
+    made.add_argument("--ais-chains", type=int, metavar="C", help="of each event (default: 16)")
     made.add_argument(
         "--plot",
         type=Path,
         metavar="FILE.png",
         help="draw the estimators over the effort that they are given",
     )
-    made.add_argument(
-        "--plot-rows", type=int, default=16, metavar="N", help="test rows of that (default: 16)"
-    )
+    made.add_argument("--plot-rows", type=int, metavar="N", help="test rows of that (default: 16)")
     made.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)"
     )

@@ -42,8 +42,9 @@ class Autoregressive(nn.Module):
     def __init__(self, *, latent: int, context: int, width: int) -> None:
         super().__init__()
         place = torch.arange(latent)
-        # A hidden unit of degree k sees latents 0 to k, and is seen by those after k.
-        degree = torch.arange(width) % max(1, latent - 1)
+        # A hidden unit of degree k sees latents 0 to k, and is seen by those after k. Degrees are
+        # spread evenly, so that with a few units the last latents still matter.
+        degree = ((torch.arange(width) + 1) * max(1, latent - 1) - 1) // width
         self.first = MaskedLinear((degree[:, None] >= place).float())
         self.context = nn.Linear(context, width, bias=False)
         self.second = MaskedLinear((degree[:, None] >= degree).float())

@@ -84,7 +84,8 @@ def doubly_reparametrised(
     """Return a loss whose gradient is that of `negative_iwae`, with less noise for the encoder.
 
     With normalised weights v_k, the decoder follows sum_k v_k d log w_k, and the encoder
-    sum_k v_k^2 (d log w_k / dz_k) (dz_k / d lambda). The value itself means nothing.
+    sum_k v_k u_k (d log w_k / dz_k) (dz_k / d lambda), where u_k = v_k at beta = 1, and in general
+    1 - beta + beta v_k, because log q counts beta times in log w. The value itself means nothing.
 
     Args:
         terms: Whose divergence holds the parameters of log q still: z alone carries its gradient.
@@ -97,5 +98,6 @@ def doubly_reparametrised(
     log_weight = terms.reconstruction - beta * terms.divergence
     share = torch.softmax(log_weight.detach(), dim=1)
     # What comes back to z has been multiplied by the share once, through the loss.
-    z.register_hook(lambda gradient: share.unsqueeze(-1) * gradient)
+    again = (1 - beta + beta * share).unsqueeze(-1)
+    z.register_hook(lambda gradient: again * gradient)
     return -(share * log_weight).sum(1).mean()

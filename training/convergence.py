@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from training.annealing import PILOTS, Effort, Path
-from training.evidence import Weigh
-from training.marginal import Events
+from training.evidence import Weigh, blocks
+from training.marginal import PART_CHAINS, Events
 
 GROUPS = 4
 """Estimates of the largest size that are made, so that their spread is seen."""
-BLOCK_DRAWS = 4096
-"""Draws of all events together that are weighed at once."""
 GRADIENT = 2
 """What an evaluation with its gradient costs, in evaluations."""
 FEWEST_TEMPERATURES = 8
@@ -71,8 +69,7 @@ def sampled(events: Events, weigh: Callable[[Events], Weigh], draws: int) -> Ser
 
 @torch.no_grad()
 def _weights(part: Events, weigh: Weigh, total: int) -> Float[Tensor, "batch draws"]:
-    width = max(1, BLOCK_DRAWS // len(part.batch))
-    counts = [min(width, total - start) for start in range(0, total, width)]
+    counts = blocks(len(part.batch), total)
     return torch.cat([weigh(part.noise(count)).double().cpu() for count in counts], dim=1)
 
 
@@ -87,17 +84,19 @@ def _in_groups(weights: Float[Tensor, "events draws"], size: int) -> Float[np.nd
 def annealed(events: Events, effort: Effort, advance: Callable[[int], None]) -> Series:
     """Return the estimates of paths of 8, 16, 32, ... up to so many temperatures.
 
-    The chains of each make `GROUPS` estimates, so they must be so many at least.
+    The chains of each make `GROUPS` estimates of as many chains, so they must be so many at least;
+    those left over are not run.
     """
+    size = effort.chains // GROUPS
+    chains = GROUPS * size
     series = Series([], [])
     for temperatures in ladder(effort.temperatures):
-        rung = Effort(temperatures, effort.chains, effort.leapfrogs)
+        rung = Effort(temperatures, chains, effort.leapfrogs)
         parts = []
-        for part in events.parts(effort.chains, at_once=1024):
+        for part in events.parts(chains, at_once=PART_CHAINS):
             path = Path(part.prior(), part.noise(PILOTS), effort=rung)
-            parts.append(path.forward(part.noise(effort.chains)).cpu())
+            parts.append(path.forward(part.noise(chains)).cpu())
             advance(len(part.batch) * temperatures)
-        size = effort.chains // GROUPS
         series.cost.append(GRADIENT * Effort(temperatures, size, effort.leapfrogs).evaluations)
         series.estimates.append(_in_groups(torch.cat(parts), size))
     return series

@@ -11,7 +11,6 @@ from training.annealing import PILOTS, Effort, Path
 from training.data import Batch
 from training.evidence import Evidence, Weigh, estimate, from_weights, joined
 from training.latent import LatentModel
-from training.vae import VAE
 
 PART_DRAWS = 2**17
 """Draws of all events of a part together: how often progress is told."""
@@ -52,10 +51,10 @@ class Events:
         Raises:
             TypeError: The model has no encoder.
         """
-        model, batch = self.model, self.batch
-        if not isinstance(model, VAE):
+        weigh = self.model.weigh(self.batch.x, self.batch.label)
+        if weigh is None:
             raise TypeError("this model has no encoder")
-        return lambda noise: model.terms(batch.x, noise, batch.label).log_weight
+        return weigh
 
     def noise(self, draws: int) -> Float[Tensor, "batch draws latent"]:
         """Return draws of the prior for each event."""

@@ -60,12 +60,19 @@ class Bernoulli(Observation):
 
     A grey of g stands for a pixel that is white with probability g. Training binarises each
     image afresh each time it sees it (Salakhutdinov & Murray 2008); a request is rounded.
+
+    Args:
+        greys: Whether the data has any, and is not black and white as it is.
     """
 
     name = "bernoulli"
     measure = "the binary image"
     levels = 2
-    resampled = "of images binarised at random, whereas the service rounds"
+
+    def __init__(self, *, greys: bool = True) -> None:
+        super().__init__()
+        if greys:
+            self.resampled = "of images binarised at random, whereas the service rounds"
 
     def resample(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return images of 0 and 1, white with the probability of their grey."""

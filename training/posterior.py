@@ -115,7 +115,8 @@ class FullGaussian(Gaussian):
         self, noise: Float[Tensor, "batch draws latent"]
     ) -> tuple[Float[Tensor, "batch draws latent"], Float[Tensor, "batch draws"]]:
         """Return mean + L noise, and its log-density."""
-        z = self.mean.unsqueeze(1) + noise @ self.scale_tril.mT
+        # No matrix product, which autocast would make in bfloat16: log q is of the exact noise.
+        z = self.mean.unsqueeze(1) + (self.scale_tril.unsqueeze(1) * noise.unsqueeze(2)).sum(-1)
         return z, normal_log_prob(noise).sum(-1) - self.log_diagonal.sum(-1, keepdim=True)
 
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:

@@ -3,9 +3,9 @@ r"""Refinement: each event's own Gaussian q moves from the encoder's answer to a
 An encoder has one answer for all events, and pays for it with the *amortisation gap*. A few
 steps of ascent of the ELBO in the parameters of one event's q close it.
 
-The steps are natural: they follow the gradient in q's own units, in which a step of rate 1 would
-solve a problem whose latents are independent and whose log-density is quadratic. They keep no
-state but q, so that a caller may stop, go on, or refine many events at once.
+The steps are natural: they follow the gradient in q's own units, so that one rate serves latents of
+all scales. They keep no state but q, so that a caller may stop, go on, or refine many events at
+once.
 
 Source:
     Kim et al. 2018, arXiv:1802.02550 (from the encoder's answer); Hoffman et al. 2013,

@@ -7,6 +7,7 @@ that a code is what the service answers.
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +35,22 @@ DIVERGENCE = "KL of latent "
 """How the names of those figures begin."""
 
 
+@dataclass(frozen=True)
+class Codes:
+    """What a model says of z given x, in float64 on the CPU.
+
+    Args:
+        mean: E[z|x], or where q is a flow the mean of `FLOW_DRAWS` draws.
+        spread: Standard deviation of each latent given x; None where q is a flow.
+        noise: Variance that the mean has from its draws, for each latent and on average over x: 0
+            where it is known.
+    """
+
+    mean: Float[Tensor, "rows latent"]
+    spread: Float[Tensor, "rows latent"] | None
+    noise: Float[Tensor, " latent"]
+
+
 @torch.no_grad()
 def representation(model: Family, data: Data, test: Batch) -> tuple[Figure, ...]:
     """Return the figures of a model's codes; none of a model without a posterior.
@@ -47,15 +64,20 @@ def representation(model: Family, data: Data, test: Batch) -> tuple[Figure, ...]
     """
     if model.interface.posterior is None:
         return ()
-    mean, spread = codes(model, test)
-    figures = [_active(mean)]
-    if spread is not None:
-        figures += _divergences(mean, spread)
+    known = codes(model, test)
+    figures = [_active(known)]
+    if known.spread is not None:
+        figures += _divergences(known.mean, known.spread)
     if data.labels:
         train = data.train[:PROBE_ROWS]
         told = "; the encoder is told the label" if model.interface.labels else ""
         figures += [
-            _probe("linear probe of E[z|x]", (train, codes(model, train)[0]), (test, mean), told),
+            _probe(
+                "linear probe of E[z|x]",
+                (train, codes(model, train).mean),
+                (test, known.mean),
+                told,
+            ),
             _probe(
                 "linear probe of x itself",
                 (train, _standardised(data, train)),
@@ -66,17 +88,13 @@ def representation(model: Family, data: Data, test: Batch) -> tuple[Figure, ...]
     return tuple(figures)
 
 
-def codes(
-    model: Family, batch: Batch
-) -> tuple[Float[Tensor, "rows latent"], Float[Tensor, "rows latent"] | None]:
-    """Return E[z|x] and the standard deviation of each latent given x, in float64 on the CPU.
-
-    The deviations are None where q is a flow.
-    """
+def codes(model: Family, batch: Batch) -> Codes:
+    """Return the codes of rows, of a flow from draws of torch's global generator."""
     device = next(model.parameters()).device
     encode = model.graphs()["encode"]
     kind, size = model.interface.posterior, model.interface.latent.size
     means, spreads = [], []
+    noises = torch.zeros(size, dtype=torch.float64)
     for start in range(0, len(batch), CHUNK_ROWS):
         part = batch[start : start + CHUNK_ROWS].to(device)
         inputs = [part.x]
@@ -84,22 +102,27 @@ def codes(
             inputs.append(part.label)
         if kind == "flow":
             noise = torch.randn(len(part), FLOW_DRAWS, size, device=device, dtype=part.x.dtype)
-            means.append(encode(*inputs, noise)[0].double().mean(1).cpu())
+            z = encode(*inputs, noise)[0].double().cpu()
+            means.append(z.mean(1))
+            noises += z.var(1).sum(0) / FLOW_DRAWS
             continue
         mean, scale = (each.double().cpu() for each in encode(*inputs))
         means.append(mean)
         spreads.append(scale if kind == "diagonal" else scale.square().sum(2).sqrt())
-    return torch.cat(means), torch.cat(spreads) if spreads else None
+    return Codes(torch.cat(means), torch.cat(spreads) if spreads else None, noises / len(batch))
 
 
-def _active(mean: Float[Tensor, "rows latent"]) -> Figure:
+def _active(known: Codes) -> Figure:
     """Return how many latents say anything of x."""
+    rows, latents = known.mean.shape
+    # The mean of n draws varies by 1 / n over x even where q is the prior: more than ACTIVE.
+    variance = known.mean.var(0) - known.noise
     return Figure(
         name="active units",
-        value=int((mean.var(0) > ACTIVE).sum()),
+        value=int((variance > ACTIVE).sum()),
         standard_error=None,
-        n=len(mean),
-        unit=f"of {mean.shape[1]} latents",
+        n=rows,
+        unit=f"of {latents} latents",
         note=f"E[z|x] varies over x by more than {ACTIVE} (Burda et al. 2016)",
     )
 

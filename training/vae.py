@@ -9,6 +9,7 @@ Source:
     Kingma & Welling 2014, arXiv:1312.6114. Rezende et al. 2014, arXiv:1401.4082.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -88,8 +89,11 @@ class VAEConfig(LatentConfig):
     def _options_fit(self) -> "VAEConfig":
         if self.free_bits and (self.objective, self.posterior) != ("elbo", "diagonal"):
             raise ValueError('free_bits: needs objective = "elbo" and posterior = "diagonal"')
-        if self.objective == "dreg" and self.posterior == "flow":
+        if self.objective == "dreg" and self.posterior not in ("diagonal", "full"):
             raise ValueError('objective: dreg needs a Gaussian posterior; with a flow say "iwae"')
+        idle = {"flow_layers", "flow_width", "flow_context"} & self.model_fields_set
+        if idle and self.posterior != "flow":
+            raise ValueError(f'{min(idle)}: is of posterior = "flow"; leave it out')
         if isinstance(self.draws, tuple):
             steps = [step for step, _ in self.draws]
             if steps[:1] != [0] or steps != sorted(set(steps)):
@@ -196,10 +200,18 @@ class VAE(LatentModel):
     ) -> tuple[Tensor, Terms]:
         """Return the draws, and their terms; with log q's own parameters held still, or not."""
         z, log_q = posterior.draw(noise)
-        if still and isinstance(posterior, GaussianPosterior):
+        if still:
+            if not isinstance(posterior, GaussianPosterior):
+                raise TypeError("only of a Gaussian is log q known at any z")
             log_q = posterior.detach().log_prob(z)
         divergence = log_q - normal_log_prob(z).sum(-1)
         return z, Terms(self.log_likelihood(x, z, label), divergence, posterior.kl())
+
+    def weigh(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """Return what makes log p(x|z) p(z) / q(z|x) of noise, z ~ q(z|x)."""
+        return lambda noise: self.terms(x, noise, label).log_weight
 
     def encode(self, x: Float[Tensor, "batch ..."], *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return q(z|x) for the event that a request means by x, given [label] [and noise].

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from service.errors import BundleInvalid
 from service.manifest import Interface, Role, TensorSpec
 from service.tensors import Array
 
@@ -64,6 +65,9 @@ def _off_the_edge(
 
     There float32 and float64 draw differently and both are right; such a vector proves nothing.
     A pixel whose draw changes when the noise moves by a step gets other noise.
+
+    Raises:
+        BundleInvalid: There is no such noise.
     """
     noise = feeds["noise"].astype(np.float64)
     for _ in range(100):
@@ -74,8 +78,10 @@ def _off_the_edge(
         if (near := low != high).any():
             noise[near] = np.clip(rng.random(int(near.sum())), *_INSIDE)
         else:
-            break
-    return noise.astype(np.float32)
+            return noise.astype(np.float32)
+    raise BundleInvalid(
+        f"observe: no noise within {step:g} of which the draw stays the same; a scale is too small."
+    )
 
 
 def answers(

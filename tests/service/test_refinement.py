@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import bundle, noise, operations, sampling
+from service import bundle, calls, noise, operations, refinement, sampling
 from service.batching import Batcher
 from service.calls import Answer, Events
 from service.engine import Engine
@@ -164,14 +164,31 @@ def test_refined_bound_is_the_same_bytes_however_it_is_batched(
                 np.testing.assert_array_equal(answer[part], value)
 
 
-def test_first_steps_do_not_depend_on_how_many_follow_nor_on_other_rows(engines: Engines) -> None:
-    async def ask(rows: int, steps: int) -> np.ndarray:
+def test_first_steps_do_not_depend_on_how_many_follow_nor_on_other_rows(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_seen: list[Answer] = []
+    call = calls.run
+
+    async def record(engine: Engine, role: Role, *args: object, **kwargs: object) -> Answer:
+        answer = await call(engine, role, *args, **kwargs)  # type: ignore[arg-type]
+        if role == "refine":
+            steps_seen.append(answer)
+        return answer
+
+    async def ask(rows: int, steps: int) -> list[Answer]:
+        steps_seen.clear()
         events = Events(X[:rows])
         q = await amortised(engines["lean"], events)
-        return (await refined(engines["lean"], events, q, steps=steps, seed=1)).mean
+        await refined(engines["lean"], events, q, steps=steps, seed=1)
+        return list(steps_seen)
 
-    few, many = asyncio.run(ask(3, 6)), asyncio.run(ask(40, 6))
-    np.testing.assert_array_equal(few, many[:3])
+    monkeypatch.setattr(refinement, "run", record)
+    few, many = asyncio.run(ask(3, 6)), asyncio.run(ask(40, 12))
+    assert (len(few), len(many)) == (6, 12)
+    for fewer, more in zip(few, many[:6], strict=True):
+        for name, value in fewer.items():
+            np.testing.assert_array_equal(value, more[name][:3], err_msg=name)
 
 
 def test_caller_that_goes_ends_the_steps(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.training.cases import case
 from tests.training.ppca import PPCA
 from training import annealing
 from training.annealing import PILOTS, Effort, Path, schedule
 from training.evidence import from_weights
+from training.latent import LatentModel
 
 MODEL = PPCA()
 WIDE = PPCA(latent=2, features=3, scale=1.0)
@@ -120,17 +122,37 @@ def test_pilots_set_the_steps_and_the_chains_do_not() -> None:
     assert (before[-1] < 0.7 * before[0]).all()
 
 
-def test_likelihood_that_jumps_with_the_sign_is_averaged_too() -> None:
+@pytest.mark.parametrize("frozen", [True, False])
+def test_likelihood_that_jumps_with_the_sign_is_averaged_too(frozen: bool) -> None:
     torch.manual_seed(0)
+    # Without its weights frozen a decoder of signs has a gradient, and none in z.
+    weight = torch.tensor(-4.0).double().requires_grad_(not frozen)
 
     def signs(z: Tensor) -> Tensor:
-        return torch.where(z > 0, 0.0, -4.0).double().sum(2)
+        return weight * (z <= 0).double().sum(2)
 
     way = Path(signs, torch.randn(2, PILOTS, 3), effort=Effort(temperatures=20, leapfrogs=3))
     found = from_weights(way.forward(torch.randn(2, 2000, 3)))
     exact = 3 * math.log((1 + math.exp(-4)) / 2)
     assert ((found.log_p - exact) / found.standard_error).abs().max() <= 4.5
     assert found.standard_error.max() < 0.05
+
+
+def test_model_of_binary_latents_is_annealed_as_it_was_trained() -> None:
+    model, data = case("bbvi of images with binary latents")
+    assert isinstance(model, LatentModel)
+    x = data.test.x[:3].round()
+    found = []
+    for needed in (True, False):
+        model.requires_grad_(needed)
+        torch.manual_seed(0)
+        way = Path(
+            lambda z: model.log_likelihood(x, z),
+            torch.randn(3, PILOTS, model.latent),
+            effort=Effort(temperatures=5, leapfrogs=2),
+        )
+        found.append(way.forward(torch.randn(3, 4, model.latent)))
+    assert torch.equal(*found)
 
 
 def test_schedule_is_dense_at_both_ends() -> None:

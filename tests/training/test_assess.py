@@ -120,6 +120,51 @@ def test_other_estimators_agree_and_are_drawn(models: Path, tmp_path: Path) -> N
         assert image.width > 1000
 
 
+def test_one_draw_has_no_error_to_tell(models: Path) -> None:
+    assert run(models / "toy", "--prior", "--draws", "1") == 0
+    note = figures(models)["negative log-likelihood, draws of the prior"].note
+    assert note == "an upper bound on average: 1 draws of the prior"
+    assert run(models / "toy", "--prior", "--draws", "2") == 0
+    note = figures(models)["negative log-likelihood, draws of the prior"].note
+    assert "of its error the draws make 0." in note
+
+
+def test_place_that_cannot_be_written_is_told_before_the_work(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(models / "toy" / "1")
+    # Root, which a container runs the tests as, may write anywhere.
+    asked: list[Path] = []
+    monkeypatch.setattr(os, "access", lambda path, _: asked.append(path))
+    assert run(models / "toy", "--plot", str(tmp_path / "new.png")) == 2
+    assert capsys.readouterr().err.count("cannot be written (permission denied)\n") == 1
+    (tmp_path / "old.png").touch()
+    assert run(models / "toy", "--plot", str(tmp_path / "old.png")) == 2
+    assert asked == [tmp_path, tmp_path / "old.png"]
+    assert contents(models / "toy" / "1") == before
+
+
+def test_picture_that_cannot_be_written_after_all_gets_one_sentence(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(assess, "_picture", lambda *_: b"")
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    assert run(models / "toy", "--plot", str(tmp_path / "new.png")) == 2
+    err = capsys.readouterr().err
+    assert "cannot be written (No space left on device); the figures are stored" in err
+    assert err.count("\n") == 1
+    assert figures(models)["negative ELBO"].n == 20
+
+
 def test_figures_of_other_data_say_so(models: Path, tmp_path: Path) -> None:
     rows = data.load(data.DataConfig(source="sklearn:iris"))
     table = tmp_path / "others.csv"
@@ -152,6 +197,10 @@ def test_rows_and_draws_are_those_asked_for(models: Path) -> None:
         (("--data", "absent.csv"), "absent.csv"),
         (("--plot", "absent/figure.png"), "there is no folder absent"),
         (("--plot", "figure.png", "--ais-chains", "3"), "--ais-chains 4 or more"),
+        (("--plot", "."), "--plot .: this is a folder; name a file"),
+        (("--ais-temperatures", "9"), "nothing is annealed; give --ais-rows, --bdmc-rows or"),
+        (("--ais-chains", "9", "--prior"), "nothing is annealed"),
+        (("--plot-rows", "9", "--ais-rows", "9"), "--plot-rows: nothing is drawn; give --plot"),
     ],
 )
 def test_bad_options_get_one_sentence_and_change_nothing(

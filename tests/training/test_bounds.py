@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -6,7 +7,7 @@ from training.bounds import Terms, doubly_reparametrised, log_mean, negative_elb
 from training.networks import normal_log_prob
 
 
-def encoder_gradients(draws: int, *, doubly: bool, repeats: int = 400) -> Tensor:
+def encoder_gradients(draws: int, *, doubly: bool, beta: float = 1.0, repeats: int = 400) -> Tensor:
     """Gradients of the importance-weighted bound in the encoder's weights, one for each repeat."""
     case = LinearGaussian()
     model, x = case.model, case.x[:20]
@@ -25,7 +26,8 @@ def encoder_gradients(draws: int, *, doubly: bool, repeats: int = 400) -> Tensor
         terms = Terms(
             model.log_likelihood(x, z), log_q - normal_log_prob(z).sum(-1), posterior.kl()
         )
-        loss = doubly_reparametrised(terms, z) if doubly else negative_iwae(terms)
+        objective = doubly_reparametrised(terms, z, beta=beta) if doubly else None
+        loss = negative_iwae(terms, beta=beta) if objective is None else objective
         found.append(
             torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*layer.parameters()])])
         )
@@ -40,6 +42,14 @@ def test_doubly_reparametrised_gradient_is_that_of_the_bound_with_less_noise() -
         z = (plain.mean(0) - doubly.mean(0)) / error
         assert (z.abs() <= 4.5).all(), draws
         assert doubly.var(0).sum() < 0.5 * plain.var(0).sum(), draws
+
+
+@pytest.mark.parametrize("beta", [0.1, 3.0])
+def test_doubly_reparametrised_gradient_is_that_of_the_bound_at_any_beta(beta: float) -> None:
+    plain = encoder_gradients(8, doubly=False, beta=beta)
+    doubly = encoder_gradients(8, doubly=True, beta=beta)
+    error = ((plain.var(0) + doubly.var(0)) / len(plain)).sqrt()
+    assert (((plain.mean(0) - doubly.mean(0)) / error).abs() <= 4.5).all()
 
 
 def test_decoder_gradient_is_the_plain_one_of_the_same_draws() -> None:

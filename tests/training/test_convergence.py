@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tests.training.linear_gaussian import LinearGaussian
+from training import convergence
 from training.annealing import Effort
-from training.convergence import COLOURS, NAMES, Series, annealed, draw, sampled
+from training.convergence import COLOURS, GROUPS, NAMES, Series, annealed, draw, sampled
 from training.data import Batch
 from training.marginal import Events
 from training.pictures import render
@@ -50,6 +51,25 @@ def test_longer_paths_come_nearer_and_cost_what_they_take(known: tuple[Events, f
     assert (np.diff(series.mean) > 0).all()
     assert series.mean[-1] < exact + 4.5 * series.spread[-1]
     assert told == [20 * t for t in (8, 16, 32)]
+
+
+@pytest.mark.parametrize("chains", [4, 7, 11])
+def test_chains_make_four_estimates_whatever_is_left_over(
+    known: tuple[Events, float], chains: int
+) -> None:
+    torch.manual_seed(0)
+    series = annealed(known[0], Effort(8, chains, 2), lambda _: None)
+    assert [len(each) for each in series.estimates] == [GROUPS]
+    assert series.cost == [2 * (chains // 4 + 4) * (2 * 7 + 1)]
+
+
+def test_paths_of_a_part_are_as_many_as_elsewhere(
+    known: tuple[Events, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convergence, "PART_CHAINS", 40)
+    told: list[int] = []
+    annealed(known[0], Effort(8, 4, 2), told.append)
+    assert told == [80, 80]
 
 
 @pytest.mark.parametrize("names", [("prior", "posterior", "annealing"), ("prior", "annealing")])

@@ -1,9 +1,10 @@
 """Estimates of log p(x) against probabilistic PCA, whose log p(x) is known."""
 
 import math
-import tracemalloc
+import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -84,23 +85,37 @@ def test_blocks_change_only_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.allclose(getattr(found, each), getattr(in_memory, each), atol=1e-12)
 
 
+def test_blocks_are_as_wide_as_fit_and_a_draw_at_least() -> None:
+    assert list(evidence.blocks(evidence.BLOCK_ROWS // 2, 5)) == [2, 2, 1]
+    assert list(evidence.blocks(10 * evidence.BLOCK_ROWS, 3)) == [1, 1, 1]
+
+
 def test_one_draw_has_no_error_to_tell() -> None:
     x, _ = MODEL.simulate(5)
     assert of_prior(x, 1).standard_error.isnan().all()
 
 
-def test_memory_does_not_grow_with_the_draws() -> None:
+def test_memory_does_not_grow_with_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(8)
+    made: list[weakref.ref[Tensor | np.ndarray]] = []
+    alive: list[int] = []
+    array = evidence._array
 
-    def peak(draws: int) -> int:
-        tracemalloc.start()
-        estimate(lambda z: z.sum(2), x, latent=1, draws=draws)
-        _, top = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return top
+    def watched(log_weight: Tensor) -> np.ndarray:
+        found = array(log_weight)
+        made.append(weakref.ref(found))
+        return found
 
-    peak(10_000)
-    assert peak(200_000) < 1.5 * peak(10_000)
+    def weigh(z: Tensor) -> Tensor:
+        weight = z.sum(2)
+        made.extend([weakref.ref(z), weakref.ref(weight)])
+        alive.append(sum(each() is not None for each in made))
+        return weight
+
+    monkeypatch.setattr(evidence, "_array", watched)
+    estimate(weigh, x, latent=1, draws=20 * evidence.BLOCK_ROWS // len(x))
+    # Of all blocks' noise, weights and arrays the noise and the weights of this one.
+    assert alive == [2] * 20
 
 
 def test_weights_below_all_floats_and_impossible_events_are_told() -> None:

@@ -1,6 +1,7 @@
 """Every estimator of log p(x) agrees with the VAE whose log p(x) is known."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,10 @@ from tests.training.cases import case
 from tests.training.linear_gaussian import LinearGaussian
 from training import marginal
 from training.annealing import Effort
-from training.data import Batch
+from training.data import Batch, Data
 from training.evidence import Evidence
+from training.family import Family
+from training.latent import LatentModel
 from training.marginal import Events, by_annealing, by_posterior, by_prior, sandwich
 
 EFFORT = Effort(temperatures=500, chains=16, leapfrogs=4)
@@ -78,19 +81,54 @@ def test_parts_are_events_in_their_order_and_told(
     assert torch.corrcoef(torch.stack([found.log_p, exact]))[0, 1] > 0.9
 
 
+Estimator = Callable[[Events], Evidence]
+BY: dict[str, Estimator] = {
+    "prior": lambda events: by_prior(events, 64, lambda _: None),
+    "posterior": lambda events: by_posterior(events, 64, lambda _: None),
+    "annealing": lambda events: by_annealing(events, Effort(4, 4, 2), lambda _: None),
+}
+
+
+def of_labels(model: Family, data: Data, by: Estimator, labels: list[int]) -> Tensor:
+    """Return what the estimator says of one image under these labels, with the same noise always.
+
+    Row by row the noise differs, and from call to call it does not.
+    """
+    x = data.test.x[:1].expand(len(labels), -1, -1, -1).round()
+    events = Events(model, Batch(x, torch.tensor(labels)))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    return by(events).log_p
+
+
+@pytest.mark.parametrize("by", list(BY))
 @pytest.mark.parametrize("label", ["vae with labels", "vae with a flow posterior and labels"])
-def test_labels_reach_decoder_and_encoder(label: str) -> None:
+def test_each_event_is_told_its_own_label(
+    label: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = case(label)
     model.requires_grad_(False)
-    x = data.test.x[:1].expand(3, -1, -1, -1)
-    batch = Batch(x.round(), torch.tensor([0, 1, 2]))
-    events = Events.of(model, batch)  # type: ignore[arg-type]
-    for found in (
-        by_prior(events, 64, lambda _: None),
-        by_posterior(events, 64, lambda _: None),
-        by_annealing(events, Effort(4, 4, 2), lambda _: None),
-    ):
-        assert len(found.log_p.unique()) == 3
+    # So that labels are cut into parts as well.
+    monkeypatch.setattr(marginal, "PART_DRAWS", 128)
+    monkeypatch.setattr(marginal, "PART_CHAINS", 8)
+    found = of_labels(model, data, BY[by], [0, 1, 2, 2])
+    other = of_labels(model, data, BY[by], [0, 2, 2, 1])
+    assert torch.equal(found[[0, 2]], other[[0, 2]])
+    assert ((found - other).abs()[[1, 3]] > 1e-3).all()
+
+
+@pytest.mark.parametrize("label", ["vae with labels", "vae with a flow posterior and labels"])
+def test_labels_reach_the_encoder_too(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = case(label)
+    model.requires_grad_(False)
+    assert isinstance(model, LatentModel)
+    output = model.output
+    # With a decoder that is told the same always, what is left is the encoder's.
+    monkeypatch.setattr(model, "output", lambda z, label: output(z, torch.zeros_like(label)))
+    same = [of_labels(model, data, BY["prior"], labels) for labels in ([0, 1], [0, 2])]
+    assert torch.equal(*same)
+    found = [of_labels(model, data, BY["posterior"], labels) for labels in ([0, 1], [0, 2])]
+    assert found[0][0] == found[1][0]
+    assert abs(found[0][1] - found[1][1]) > 1e-4
 
 
 @pytest.mark.parametrize(

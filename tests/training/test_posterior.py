@@ -99,6 +99,23 @@ def test_one_step_of_the_flow_is_autoregressive() -> None:
     assert (turned.tril(-1) != 0).any()
 
 
+def test_few_hidden_units_leave_no_latent_without_a_say() -> None:
+    torch.manual_seed(0)
+    step = InverseAutoregressive(layers=1, latent=9, context=2, width=4).double()
+    turned = jacobian(step, torch.randn(9).double(), torch.randn(2).double()).flip(0)
+    assert (turned.triu(1) == 0).all()
+    assert (turned.tril(-1)[-1, :-1] != 0).all()  # all before the last one move it
+
+
+def test_draws_of_a_full_gaussian_are_exact_under_autocast() -> None:
+    posterior = full()
+    single = FullGaussian(posterior.mean.float(), posterior.scale_tril.float())
+    noise = torch.randn(9, 6, 4)
+    expected, _ = single.draw(noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(single.draw(noise)[0], expected)
+
+
 def test_flow_posterior_says_the_density_of_its_draws(flow: InverseAutoregressive) -> None:
     torch.manual_seed(0)
     base = DiagonalGaussian(*torch.randn(2, 5, 4).double())

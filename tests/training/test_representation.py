@@ -33,13 +33,26 @@ class Encoder(nn.Module):
         return mean, scale
 
 
-class Coded(Family):
-    """A model of two features that is nothing but its encoder."""
+class Draws(nn.Module):
+    """The flow that is no more than the noise, moved by so much of x in the first latent."""
 
-    def __init__(self, *, full: bool = False) -> None:
+    def __init__(self, told: float) -> None:
+        super().__init__()
+        self.told = told
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor]:
+        moved = torch.tensor([self.told, 0.0, 0.0]) * x[:, :1]
+        return (moved.unsqueeze(1) + noise,)
+
+
+class Coded(Family):
+    """A model of two features that is nothing but its encoder; a flow where x is told."""
+
+    def __init__(self, *, full: bool = False, told: float | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
         self.full = full
+        self.told = told
 
     @property
     def interface(self) -> Interface:
@@ -47,11 +60,13 @@ class Coded(Family):
             family="vae",
             event=Event(kind="vector", shape=(2,)),
             latent=Latent(shape=(LATENT,)),
-            posterior="full" if self.full else "diagonal",
+            posterior="flow" if self.told is not None else "full" if self.full else "diagonal",
             density=Density(kind="estimate", estimator="importance"),
         )
 
     def graphs(self) -> dict[Role, nn.Module]:
+        if self.told is not None:
+            return {"encode": Draws(self.told)}
         return {"encode": Encoder(full=self.full)}
 
     turns = score = decode = None  # type: ignore[assignment]
@@ -74,6 +89,23 @@ def by_name(model: Family, given: Data) -> dict[str, Figure]:
 def test_latents_are_active_where_their_mean_moves_with_x() -> None:
     figure = by_name(Coded(), data())["active units"]
     assert (figure.value, figure.unit, figure.n) == (1, "of 3 latents", 1000)
+
+
+@pytest.mark.parametrize(("told", "active"), [(0.0, 0), (0.07, 0), (0.13, 1), (1.0, 1)])
+def test_noise_of_a_flow_is_not_taken_for_what_its_latents_say(told: float, active: int) -> None:
+    torch.manual_seed(0)
+    # E[z|x] varies by told^2; the mean of 64 draws by 1 / 64 more, which alone is above 0.01.
+    figure = by_name(Coded(told=told), data(4000, classes=0))["active units"]
+    assert figure.value == active
+
+
+def test_noise_of_the_codes_is_that_of_the_mean_of_the_draws_or_nothing() -> None:
+    torch.manual_seed(0)
+    given = data(4000)
+    noise = codes(Coded(told=1.0), given.test).noise
+    # The variance of 4000 x 63 degrees of freedom.
+    assert (64 * noise - 1).abs().max() <= 4.5 * math.sqrt(2 / (4000 * 63))
+    assert codes(Coded(), given.test).noise.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -145,7 +177,8 @@ def test_codes_are_what_the_encode_graph_says(label: str) -> None:
     model, given = case(label)
     torch.manual_seed(0)
     with torch.no_grad():
-        mean, spread = codes(model, given.test)
+        known = codes(model, given.test)
+        mean, spread = known.mean, known.spread
         assert mean.shape == (len(given.test), 3)
         assert given.test.label is not None
         if "flow" in label:
