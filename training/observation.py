@@ -156,7 +156,8 @@ class Gaussian(Observation):
 class Logistic(Observation):
     """Grey levels: a logistic variable of learned scale s, rounded to the nearest level.
 
-    With bins of width d = 1 / (levels - 1), a = (x + d/2 - m) / s and b = (x - d/2 - m) / s:
+    Its location m may lie outside of [0, 1], without which no pixel could be sure to be black. With
+    bins of width d = 1 / (levels - 1), a = (x + d/2 - m) / s and b = (x - d/2 - m) / s:
 
         P(x|z) = sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a))
 
@@ -186,6 +187,10 @@ class Logistic(Observation):
         """s, at least half a bin: `mean` is then right to 0.02 levels."""
         return self.bin / 2 + bounded_log(self.raw).exp()
 
+    def location(self, output: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return m: 0 and 1 are where the output is -1 and 1."""
+        return 0.5 + 0.5 * output
+
     def settle(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return x on its nearest level."""
         answer: Tensor = (x * self.steps).round() / self.steps
@@ -196,7 +201,7 @@ class Logistic(Observation):
     ) -> Float[Tensor, "batch draws"]:
         """Return the log-probability of x, which is on a level, in nats."""
         x, scale = x.unsqueeze(1), self.scale
-        away = x - torch.sigmoid(output)
+        away = x - self.location(output)
         below_top = -softplus(-(away + self.bin / 2) / scale)
         above_bottom = -softplus((away - self.bin / 2) / scale)
         within = torch.log(-torch.expm1(-self.bin / scale))
@@ -208,16 +213,17 @@ class Logistic(Observation):
     def mean(self, output: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return E[x|z]: of the variable cut off at 0 and 1, whose rounding hardly moves it.
 
-        The mean of a logistic of location m between 0 and 1 is the integral of
+        The mean of a logistic of location m, cut off at 0 and 1, is the integral of
         sigmoid((m - t) / s) over t from 0 to 1.
         """
-        location, scale = torch.sigmoid(output), self.scale
-        return scale * (softplus(location / scale) - softplus((location - 1) / scale))
+        location, scale = self.location(output), self.scale
+        mean = scale * (softplus(location / scale) - softplus((location - 1) / scale))
+        return mean.clamp(0, 1)  # the difference of two large numbers is off by their rounding
 
     def draw(
         self, output: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
     ) -> Float[Tensor, "batch ..."]:
         """Return the level that uniform noise u falls on: m + s logit(u), rounded."""
         logit = torch.log(noise) - torch.log1p(-noise)
-        x = torch.sigmoid(output) + self.scale * logit
+        x = self.location(output) + self.scale * logit
         return self.settle(x.clamp(0, 1))

@@ -88,7 +88,7 @@ def test_logistic_probabilities_of_all_levels_sum_to_one(levels: int) -> None:
 def test_logistic_probability_is_a_difference_of_sigmoids(levels: int) -> None:
     observation = logistic_of(levels)
     grey = torch.arange(levels).double().unsqueeze(1) / (levels - 1)
-    location, scale = torch.sigmoid(OUTPUTS), observation.scale
+    location, scale = observation.location(OUTPUTS), observation.scale
     above = torch.sigmoid((grey + observation.bin / 2 - location) / scale)
     below = torch.sigmoid((grey - observation.bin / 2 - location) / scale)
     above[-1], below[0] = 1, 0
