@@ -21,8 +21,8 @@ FIRST_RATE = 0.5
 """How far the first step goes. With 1, and the right scales, the mean of a linear Gaussian model
 would be at its best by one."""
 RATE_STEPS = 20
-"""After so many steps they go half as far. With both, 20 steps of a diagonal posterior gained 99.5%
-of what 200 do, for 24 and for 64 latents of 28 x 28 pixels (measured, untrained decoders)."""
+"""After so many steps they go half as far. With both, 20 steps of mnist-vae gain 97% of what 40 do
+(measured on 32 test images)."""
 
 
 def rate(step: int, most: float = FIRST_RATE) -> float:
