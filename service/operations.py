@@ -84,12 +84,9 @@ def require_refinement(manifest: Manifest) -> None:
     """
     if "refine" in manifest.graphs:
         return
-    if not _lacks_posterior(manifest):
-        require(manifest, "elbo")
+    require(manifest, "elbo")
     why = "it came without a graph for that"
-    if manifest.posterior is None:
-        why = "it has no posterior"
-    elif manifest.posterior == "flow":
+    if manifest.posterior == "flow":
         why = "its posterior is a flow, and the steps move a Gaussian"
     raise CapabilityMissing(
         f"{manifest.name} cannot refine: {why}. Leave out 'refine'.", field="refine"

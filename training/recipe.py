@@ -159,8 +159,11 @@ def _value(text: str) -> object:
 
 def _sentence(error: ErrorDetails) -> str:
     """Return one of pydantic's complaints as a sentence that begins with the key."""
-    # A discriminated union puts the family between "model" and the key: not a key of TOML.
+    # A discriminated union puts the family between "model" and the key, another one the name of
+    # its member behind it: no keys of TOML.
     way = [str(part) for part in error["loc"]]
+    while way and not way[-1].replace(".", "_").isidentifier() and not way[-1].isdigit():
+        way.pop()
     schema = _schema(way)
     key = ".".join(part for part in way if part not in _families())
     if error["type"] == "missing":

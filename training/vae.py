@@ -147,7 +147,9 @@ class VAE(LatentModel):
             observation=self.observation.name,
             posterior=self.config.posterior,
             density=Density(
-                kind="estimate", estimator="importance", measure=self.observation.measure
+                kind="estimate",
+                estimator="importance",
+                measure=self.observation.measure + (", given its label" if self.labels else ""),
             ),
         )
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
+
 from service import noise, sampling, tensors
 from service.api import context
 from service.api.bodies import SMALL_BYTES, in_thread
@@ -153,7 +155,8 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
         array = _check_column(spec, array)
         if spec.name == "label":
             return classes_of(manifest, array)
-        return tensors.check(array, field=spec.name, shape=())
+        # The one other that there is: the rate of a refinement.
+        return tensors.check(array, field=spec.name, shape=(), minimum=0, maximum=1)
     shape = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     if "draws" in spec.shape:
         shape.insert(0, _check_draws(spec, array))
@@ -162,7 +165,24 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
         minimum, maximum = 0.0, float(noise.BELOW_ONE)
     elif spec.name == "x":
         minimum, maximum = manifest.event.minimum, manifest.event.maximum
-    return tensors.check(array, field=spec.name, shape=shape, minimum=minimum, maximum=maximum)
+    array = tensors.check(array, field=spec.name, shape=shape, minimum=minimum, maximum=maximum)
+    if spec.name in ("scale", "scale_tril"):
+        _check_scale(spec.name, array)
+    return array
+
+
+def _check_scale(name: str, scale: Array) -> None:
+    """Pass if it is a Gaussian's: positive, or lower triangular with a positive diagonal."""
+    is_matrix = name == "scale_tril"
+    positive = np.diagonal(scale, axis1=1, axis2=2) if is_matrix else scale
+    if (positive <= 0).any():
+        what = "a positive diagonal" if is_matrix else "positive numbers"
+        raise InputInvalid(f"field '{name}': expected {what}; got {positive.min():g}.", field=name)
+    if is_matrix and np.triu(scale, 1).any():
+        raise InputInvalid(
+            f"field '{name}': expected nothing above its diagonal; it is lower triangular.",
+            field=name,
+        )
 
 
 def _check_column(spec: TensorSpec, array: Array) -> Array:

@@ -55,6 +55,29 @@ def test_refinement_is_one_step_with_the_noise_of_its_seed(latent: Client, colum
     np.testing.assert_allclose(arrays(sent)["refined_mean"], found["refined_mean"], rtol=1e-6)
 
 
+EYE = np.broadcast_to(np.eye(2), (5, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "sentence"),
+    [
+        ("lean", {"scale": -np.ones((5, 2))}, "field 'scale': expected positive numbers; got -1"),
+        ("lean", {"scale": np.zeros((5, 2))}, "field 'scale': expected positive numbers; got 0"),
+        ("lean", {"rate": np.full((5, 1), -0.5)}, "field 'rate'"),
+        ("lean", {"rate": np.full((5, 1), 1.5)}, "field 'rate'"),
+        ("lean-full", {"scale_tril": -EYE}, "expected a positive diagonal; got -1"),
+        ("lean-full", {"scale_tril": EYE + np.eye(2, k=1)}, "expected nothing above its diagonal"),
+    ],
+)
+def test_scales_and_rates_of_no_gaussian_are_refused(
+    latent: Client, model: str, given: dict[str, Any], sentence: str
+) -> None:
+    scale = {"scale_tril": EYE} if model == "lean-full" else {"scale": np.ones((5, 2))}
+    sound = {"x": X, "mean": Z[:, 0], **scale, "rate": np.full((5, 1), 0.5)}
+    inputs = [tensor(name, value) for name, value in (sound | given).items()]
+    assert sentence in refused(latent, f"{model}.refine", *inputs)
+
+
 def test_what_refinement_takes_is_described(latent: Client) -> None:
     said = latent.get("/v2/models/lean-labels.refine").json()
     assert {each["name"]: each["shape"] for each in said["inputs"]} == {

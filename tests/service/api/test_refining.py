@@ -84,7 +84,7 @@ def test_single_draw_has_no_error_before_or_after(latent: Client) -> None:
     ("model", "field", "why"),
     [
         ("lean-flow", "refine", "lean-flow cannot refine: its posterior is a flow"),
-        ("lean-bare", "refine", "lean-bare cannot refine: it has no posterior"),
+        ("lean-bare", "model", "lean-bare has no posterior and cannot elbo"),
     ],
 )
 def test_refinement_that_a_model_cannot_do_is_told_whatever_x_is(
