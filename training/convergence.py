@@ -137,7 +137,7 @@ def draw(series: dict[str, Series], *, title: str, events: int) -> Figure:
     near.set_ylim(best - last, best + 0.15 * last)
     near.set_title("the strip on the left, enlarged", loc="left", fontsize=10, color=QUIET)
     # Below the encoder's curve, which is nearly there at once, and above the prior's.
-    whole.legend(loc="upper left", frameon=False, bbox_to_anchor=(0, 0.84))
+    whole.legend(loc="center left", frameon=False)
     for axes in (whole, near):
         axes.axhline(best, color="#222222", linewidth=0.8, linestyle=(0, (4, 4)), zorder=0)
     # Where the right panel is in the left one.

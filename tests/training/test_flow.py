@@ -214,7 +214,7 @@ def test_toy_density_reaches_its_floor(draw, entropy: float) -> None:  # type: i
     torch.manual_seed(0)
     x = draw(200_000)
     flow = Flow(FlowConfig(layers=8, width=64, depth=2, bins=16), of(x))
-    _train(flow, x, steps=2000, rows=512, rate=3e-3)
+    _train(flow, x, steps=3000, rows=512, rate=3e-3)
     test = draw(50_000)
     nats = -flow.log_density(test)
     error = nats.std().item() / math.sqrt(len(nats))

@@ -27,9 +27,11 @@ SHIPPED = [
 ]
 """Those whose data scikit-learn has."""
 
-FLOW_POSTERIOR: dict[str, Any] = {
+DIAGONAL: dict[str, Any] = {
     "family": "vae", "observation": "normal", "latent": 3, "width": 8, "depth": 2,
-    "posterior": "flow", "flow_layers": 2, "flow_width": 8,
+}  # fmt: skip
+FLOW_POSTERIOR: dict[str, Any] = {
+    **DIAGONAL, "posterior": "flow", "flow_layers": 2, "flow_width": 8,
 }  # fmt: skip
 LOGISTIC: dict[str, Any] = {
     "family": "vae", "observation": "logistic", "scale": "per-feature", "conditional": True,
@@ -74,7 +76,7 @@ def test_other_weights_in_the_graphs_are_refused(original: tuple[Family, Bundle,
 
 def test_moments_of_the_training_data_come_from_the_bundle() -> None:
     data = features()
-    recipe = recipe_of_a(FLOW_POSTERIOR | {"posterior": "diagonal"})
+    recipe = recipe_of_a(DIAGONAL)
     model = shaken(build(recipe, data).eval())
     elsewhere = vectors(mean=np.array([5.0, 1.0, 0.0]), std=np.array([3.0, 1.0, 9.0]))
     found = restore(bundled(model, recipe, data), elsewhere)
