@@ -93,7 +93,7 @@ def test_signal_cuts_a_stream_so_that_its_reader_knows(server: Process) -> None:
         receive(numbers, 10_000)
         receive(text, 10_000)
         server.process.terminate()
-        # Both at once: a reader who waits for the other one to end may be too late for the last line.
+        # Both at once: who waits for the other one to end may be too late for the last line.
         with ThreadPoolExecutor(1) as pool:
             other = pool.submit(receive, numbers, 900_000_000)
             said = receive(text, 900_000_000)
