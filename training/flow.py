@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from service.manifest import Density, Event, Frozen, Interface, Latent, Role
+from training.bounds import log_mean
 from training.conditioner import convolutional, dense
 from training.coupling import Bijection, Chain, Coupling, First, Squeeze, Standardise, Unsqueeze
 from training.data import Batch, Data
@@ -120,7 +121,7 @@ class Flow(Family):
         if self.dequantise is None:
             return {"negative log-density": Nats(-self.log_density(batch.x))}
         found = [self.log_density(batch.x, self._noise(batch.x)).double() for _ in range(draws)]
-        nats = math.log(draws) - torch.stack(found).logsumexp(0)
+        nats = -log_mean(torch.stack(found, dim=1))
         note = f"an upper bound on average: dequantisation noise, draws per image: {draws}"
         return {"negative log-density": Nats(nats, note)}
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from tests.training.cases import BBVI_OF_BITS, BBVI_OF_IMAGES, features, images, vectors
 from tests.training.linear_gaussian import LATENT, LinearGaussian
-from training import latent, loop
+from training import loop
 from training.bbvi import BBVI, BBVIConfig
-from training.bounds import Terms
 from training.data import Batch, Data, DataConfig, load
 from training.gradients import ESTIMATORS, Gradient
 from training.loop import TrainConfig, fit, validate
@@ -289,24 +288,3 @@ def test_gradients_that_are_not_there_are_refused() -> None:
 def test_bernoulli_observations_of_vectors_are_refused() -> None:
     with pytest.raises(ValueError, match="bernoulli expects images"):
         BBVI(BBVIConfig(), features())
-
-
-@torch.no_grad()
-def test_chunks_change_only_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = images()
-    model = BBVI(BBVI_OF_IMAGES, data).eval()
-    terms, seen = model.terms, []
-
-    def record(x: Tensor, parameters: Tensor, *, draws: int) -> Terms:
-        seen.append(terms(x, parameters, draws=draws))
-        return seen[-1]
-
-    monkeypatch.setattr(model, "terms", record)
-    monkeypatch.setattr(latent, "CHUNK_ROWS", 7 * len(data.test) + 1)
-    found = model.nats(data.test, 100)
-    assert [part.elbo.shape[1] for part in seen] == [7] * 14 + [2]
-    elbo = torch.cat([part.elbo for part in seen], dim=1).double().mean(1)
-    weights = torch.cat([part.log_weight for part in seen], dim=1).double()
-    evidence = weights.logsumexp(1) - math.log(100)
-    for name, whole in (("negative ELBO", elbo), ("negative log-likelihood", evidence)):
-        torch.testing.assert_close(found[name].values, -whole, rtol=0, atol=1e-9)

@@ -5,10 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.training.cases import VAE_OF_IMAGES, images, vectors
+from tests.training.cases import images, vectors
 from tests.training.linear_gaussian import FEATURES, LATENT, LinearGaussian, cubature
-from training import latent
-from training.bounds import Terms
 from training.data import Batch
 from training.observation import Gaussian
 from training.vae import VAE, VAEConfig
@@ -86,27 +84,6 @@ def test_scales_stay_finite_whatever_the_networks_say() -> None:
     _, scale = model.encode(torch.ones(1, 1, 8, 8))
     assert scale.isfinite().all()
     assert (scale > 0).all()
-
-
-@torch.no_grad()
-def test_chunks_change_only_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = images()
-    model = VAE(VAE_OF_IMAGES, data).eval()
-    terms, seen = model.terms, []
-
-    def record(x: Tensor, noise: Tensor, label: Tensor | None) -> Terms:
-        seen.append(terms(x, noise, label))
-        return seen[-1]
-
-    monkeypatch.setattr(model, "terms", record)
-    monkeypatch.setattr(latent, "CHUNK_ROWS", 7 * len(data.test) + 1)
-    found = model.nats(data.test, 100)
-    assert [part.elbo.shape[1] for part in seen] == [7] * 14 + [2]
-    elbo = torch.cat([part.elbo for part in seen], dim=1).double().mean(1)
-    weights = torch.cat([part.log_weight for part in seen], dim=1).double()
-    evidence = weights.logsumexp(1) - math.log(100)
-    for name, whole in (("negative ELBO", elbo), ("negative log-likelihood", evidence)):
-        torch.testing.assert_close(found[name].values, -whole, rtol=0, atol=1e-9)
 
 
 def test_a_few_steps_lower_the_score() -> None:
