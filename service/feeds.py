@@ -5,6 +5,7 @@ runs it. So a request for a million rows holds no more of them than are being ru
 of all requests in a batch goes through the inverse CDF at once.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,6 +17,7 @@ from service.noise import Floats, Stream
 from service.posterior import Gaussian
 from service.tensors import Array
 
+LOG_2PI = math.log(2 * math.pi)
 PIECE_VALUES = 2**20
 """Numbers of draws that are looked at at once, where no graph does."""
 
@@ -184,21 +186,30 @@ class Codes:
         """Return rows first .. stop - 1, float32 (rows, width, *latent)."""
         return self._draw(self.noise.rows(first, stop), first)
 
-    def log_ratios(self) -> Floats:
+    def log_ratios(self, log_prior: Array | None = None) -> Floats:
         """Return log p(z) - log q(z|x) of each draw in nats, shape (n, draws).
 
         By the noise eps that they are made of it is 1/2 (eps'eps - z'z) + log |det L|. The noise
         is made once more, a piece at a time: to keep it would take more memory than all else, and
         to make it takes little beside the graph that it was made for.
+
+        Args:
+            log_prior: log p(z) likewise, where it is learned; else p(z) is N(0, I).
         """
         single = replace(self, noise=replace(self.noise, width=1))
         found = np.empty(len(self.q.mean) * self.noise.draws)
         piece = max(1, PIECE_VALUES // self.q.row_values)
         for first in range(0, len(found), piece):
             eps = single.noise.rows(first, min(first + piece, len(found)))
-            squares = _squares(eps) - _squares(single._draw(eps, first))
+            squares = _squares(eps)
+            if log_prior is None:
+                squares -= _squares(single._draw(eps, first))
             found[first : first + piece] = 0.5 * squares
-        return found.reshape(-1, self.noise.draws) + self.q.log_det()[:, None]
+        ratios = found.reshape(-1, self.noise.draws) + self.q.log_det()[:, None]
+        if log_prior is not None:
+            # What in the other case is the same in p and q.
+            ratios += log_prior + 0.5 * self.noise.size * LOG_2PI
+        return ratios
 
     def _draw(self, eps: Array, first: int) -> Array:
         """Return what some noise becomes in the rows from `first` on."""

@@ -17,7 +17,9 @@ from pydantic import (
 )
 
 Family = Literal["vae", "flow", "continuous-flow", "gan"]
-Role = Literal["decode", "observe", "encode", "log_density", "elbo", "likelihood", "refine"]
+Role = Literal[
+    "decode", "observe", "encode", "log_density", "elbo", "likelihood", "refine", "prior"
+]
 DType = Literal["float32", "int64", "uint8"]
 Noise = Literal["normal", "uniform"]
 Estimator = Literal["exact", "importance", "prior", "dequantisation"]
@@ -79,6 +81,10 @@ class TensorSpec(Frozen):
         """Return the shape of a tensor of so many rows, of so many draws each."""
         lengths = {"batch": batch, "draws": draws}
         return [axis if isinstance(axis, int) else lengths[axis] for axis in self.shape]
+
+
+Signature = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+"""Inputs and outputs."""
 
 
 class Tolerance(Frozen):
@@ -152,9 +158,9 @@ class Event(Frozen):
 
 
 class Latent(Frozen):
-    """The noise z of one event: independent standard normals."""
+    """The latent z of one event: independent standard normals, or what `prior` makes of them."""
 
-    distribution: Literal["normal"] = "normal"
+    distribution: Literal["normal", "learned"] = "normal"
     shape: Shape
 
     @property
@@ -216,7 +222,7 @@ class Interface(Frozen):
     lower triangular `scale_tril` L of its covariance L L'; or a diagonal one behind a flow."""
     density: Density
 
-    def signature(self, role: Role) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    def signature(self, role: Role) -> Signature:  # noqa: C901 - a table, with a case for each role
         """Return the inputs and outputs that a graph of this role must have in this bundle."""
         event, latent = self.event, self.latent
         x = TensorSpec(name="x", shape=("batch", *event.shape))
@@ -229,7 +235,10 @@ class Interface(Frozen):
         per_row, per_draw = ("batch",), ("batch", "draws")
         latents = (*per_draw, *latent.shape)
         noise = TensorSpec(name="noise", shape=latents, noise="normal")
+        is_learned = latent.distribution == "learned"
         match role:
+            case "prior":
+                return (TensorSpec(name="noise", shape=z.shape, noise="normal"),), (z,)
             case "decode":
                 return (z, *condition), (x, *self._pixels())
             case "observe":
@@ -245,17 +254,17 @@ class Interface(Frozen):
             case "log_density":
                 return event_in, (TensorSpec(name="log_density", shape=per_row),)
             case "elbo":
-                # Of two Gaussians it is known, of a flow each draw has its own.
-                kl = per_draw if self.posterior == "flow" else per_row
+                # Of two Gaussians it is known; with a flow in either each draw has its own.
+                kl = per_draw if self.posterior == "flow" or is_learned else per_row
                 return (x, *condition, noise), (
                     TensorSpec(name="reconstruction", shape=per_draw),
                     TensorSpec(name="kl", shape=kl),
                     TensorSpec(name="log_weight", shape=per_draw),
                 )
             case "likelihood":
-                return (x, *condition, TensorSpec(name="z", shape=latents)), (
-                    TensorSpec(name="log_likelihood", shape=per_draw),
-                )
+                names = ("log_likelihood", "log_prior")[: 1 + is_learned]
+                weights = tuple(TensorSpec(name=name, shape=per_draw) for name in names)
+                return (x, *condition, z.model_copy(update={"shape": latents})), weights
             case "refine":
                 rate = TensorSpec(name="rate", shape=per_row)
                 pairs = TensorSpec(
@@ -346,7 +355,7 @@ class Manifest(Interface):
         return self
 
     @model_validator(mode="after")
-    def _density_has_its_graph(self) -> Self:
+    def _densities_have_their_graphs(self) -> Self:
         needs: dict[str | None, Role] = {
             "exact": "log_density",
             "dequantisation": "log_density",
@@ -358,6 +367,8 @@ class Manifest(Interface):
             raise ValueError(f"density: estimator {self.density.estimator} needs a {role} graph")
         if ("observe" in self.graphs) != (self.observation is not None):
             raise ValueError("observation: goes with an observe graph, and only with one")
+        if ("prior" in self.graphs) != (self.latent.distribution == "learned"):
+            raise ValueError("latent.distribution: learned goes with a prior graph, only with one")
         return self
 
     @model_validator(mode="after")

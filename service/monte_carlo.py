@@ -12,11 +12,12 @@ import numpy as np
 
 from service.calls import Answer, Events, run
 from service.engine import Engine
-from service.feeds import Codes, Draws
+from service.feeds import Codes, Draws, Source
 from service.manifest import DRAW_WIDTHS
 from service.noise import Stream
 from service.posterior import Gaussian
 from service.runs import Feeds
+from service.tensors import Array
 from service.windows import one_ahead
 
 WINDOW_DRAWS = 2**16
@@ -50,7 +51,9 @@ def by_likelihood(engine: Engine, events: Events, q: Gaussian, *, draws: int, se
         feeds: Feeds = {**events.feeds, "z": codes}
         answer = await run(engine, "likelihood", feeds, given="x", begun=True)
         reconstruction = answer["log_likelihood"].astype(np.float64)
-        kl, ratios = await asyncio.to_thread(lambda: (q.kl(), codes.log_ratios()))
+        log_prior = answer.get("log_prior")
+        ratios = await asyncio.to_thread(codes.log_ratios, log_prior)
+        kl = -ratios if log_prior is not None else await asyncio.to_thread(q.kl)
         log_weight = reconstruction + ratios
         return {"reconstruction": reconstruction, "kl": kl, "log_weight": log_weight}
 
@@ -62,9 +65,14 @@ def by_prior(engine: Engine, events: Events, *, draws: int, seed: int) -> Window
     shape = engine.manifest.latent.shape
 
     async def call(first: int, draws: int) -> Answer:
-        z = Draws(seed, Stream.PRIOR, shape, first=first, draws=draws)
+        z: Array | Source = Draws(seed, Stream.PRIOR, shape, first=first, draws=draws)
+        begun = first > 0
+        if engine.manifest.latent.distribution == "learned":
+            rows = len(events) * draws
+            made = await run(engine, "prior", {"noise": z}, rows=rows, begun=begun)
+            z, begun = made["z"].reshape(len(events), draws, *shape), True
         feeds: Feeds = {**events.feeds, "z": z}
-        answer = await run(engine, "likelihood", feeds, given="x", begun=first > 0)
+        answer = await run(engine, "likelihood", feeds, given="x", begun=begun)
         return {"log_weight": answer["log_likelihood"]}
 
     return one_ahead(_windows(call, events, draws))

@@ -12,7 +12,7 @@ from functools import partial
 from service.calls import Answer, labels_of, run
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
-from service.feeds import Labels, Noise, Source
+from service.feeds import Given, Labels, Noise, Source
 from service.manifest import Manifest, Role
 from service.noise import ROWS, Stream
 from service.operations import Extra, Observation, Picture
@@ -34,7 +34,8 @@ class Drawing:
         seed: With the bundle, all that a row depends on.
         start: First row.
         label: One class for all rows, one for each, or None to draw them from the seed.
-        temperature: Factor on z. 1 is the model; less is closer to its mode.
+        temperature: Factor on z, or on the noise that a learned prior makes z of. 1 is the model;
+            less is closer to its mode.
         observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
         include: What to return beside x.
         outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
@@ -87,7 +88,10 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     _check_capabilities(manifest, drawing)
     n, seed, start = drawing.n, drawing.seed, drawing.start
     shape = manifest.latent.shape
-    z = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
+    z: Source = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
+    if manifest.latent.distribution == "learned":
+        z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
+        begun = True
     labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
     condition: dict[str, Source] = {} if labels is None else {"label": labels}
     feeds: dict[str, Source] = {"z": z, **condition}

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.splines import Knots, inverse_spline, knots, spline
+from training.conditioner import dense
+from training.splines import Knots, inverse_spline, knots, parameters_per_spline, spline
 
 
 class Bijection(nn.Module, ABC):
@@ -139,6 +140,49 @@ class Coupling(Bijection):
     def _join(self, moved: Tensor, x: Tensor) -> Tensor:
         joined = torch.cat((moved, x.index_select(1, self.still)), dim=1)
         return joined.index_select(1, self.back)
+
+
+def halves(
+    features: int,
+    *,
+    layers: int,
+    bins: int,
+    bound: float,
+    width: int,
+    depth: int,
+    dropout: float = 0.0,
+) -> list[Coupling]:
+    """Return couplings over random halves of the features, each half moved in turn.
+
+    Draws from torch's global generator.
+
+    Args:
+        features: Of each row, two or more.
+        layers: How many couplings.
+        bins: Of each spline.
+        bound: Half the side of the box in which the splines act.
+        width: Units of each coupling's network.
+        depth: Residual blocks of each.
+        dropout: Of each.
+    """
+    made = []
+    order = torch.randperm(features).tolist()
+    for layer in range(layers):
+        known, moved = order[: features // 2], order[features // 2 :]
+        # The other half next, then two new halves; of two features there are no others.
+        swap = layer % 2 == 0 or features == 2
+        order = [*moved, *known] if swap else torch.randperm(features).tolist()
+        network = dense(
+            known=len(known),
+            free=len(moved) * parameters_per_spline(bins),
+            width=width,
+            depth=depth,
+            dropout=dropout,
+        )
+        made.append(
+            Coupling(channels=features, known=known, moved=moved, network=network, bound=bound)
+        )
+    return made
 
 
 class Squeeze(Bijection):

@@ -12,7 +12,7 @@ from coarse to fine).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -22,8 +22,17 @@ from torch import Tensor, nn
 
 from service.manifest import Density, Event, Frozen, Interface, Latent, Role
 from training.bounds import log_mean
-from training.conditioner import convolutional, dense
-from training.coupling import Bijection, Chain, Coupling, First, Squeeze, Standardise, Unsqueeze
+from training.conditioner import convolutional
+from training.coupling import (
+    Bijection,
+    Chain,
+    Coupling,
+    First,
+    Squeeze,
+    Standardise,
+    Unsqueeze,
+    halves,
+)
 from training.data import Batch, Data
 from training.dequantise import Dequantise
 from training.family import Call, Family, Nats, Pixels, Turn
@@ -202,22 +211,16 @@ def _vector_network(config: FlowConfig, data: Data) -> Chain:
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
-    layers: list[Bijection] = [Standardise(mean, std)]
-    order = torch.randperm(features).tolist()
-    for layer in range(config.layers):
-        known, moved = order[: features // 2], order[features // 2 :]
-        # The other half next, then two new halves; of two features there are no others.
-        swap = layer % 2 == 0 or features == 2
-        order = [*moved, *known] if swap else torch.randperm(features).tolist()
-        network = dense(
-            known=len(known),
-            free=len(moved) * parameters_per_spline(config.bins),
-            width=config.width,
-            depth=config.depth,
-            dropout=config.dropout,
-        )
-        layers.append(_coupling(config, features, known, moved, network))
-    return Chain(layers)
+    couplings = halves(
+        features,
+        layers=config.layers,
+        bins=config.bins,
+        bound=config.bound,
+        width=config.width,
+        depth=config.depth,
+        dropout=config.dropout,
+    )
+    return Chain([Standardise(mean, std), *couplings])
 
 
 # Which phases of a squeezed image move, as (known, moved): checkerboard, rows, columns, each
@@ -255,7 +258,9 @@ def _image_network(config: FlowConfig, event: Event) -> Chain:
             depth=config.fine_depth if fine else config.depth,
             dropout=config.dropout,
         )
-        return _coupling(config, 4 * channels, known, moved, network)
+        return Coupling(
+            channels=4 * channels, known=known, moved=moved, network=network, bound=config.bound
+        )
 
     masks = (_MASKS[layer % len(_MASKS)] for layer in range(config.layers))
     coarse = Chain(
@@ -270,16 +275,4 @@ def _image_network(config: FlowConfig, event: Event) -> Chain:
             First(channels, coarse),
             Unsqueeze(),
         ]
-    )
-
-
-def _coupling(
-    config: FlowConfig,
-    channels: int,
-    known: Sequence[int],
-    moved: Sequence[int],
-    network: nn.Module,
-) -> Coupling:
-    return Coupling(
-        channels=channels, known=known, moved=moved, network=network, bound=config.bound
     )

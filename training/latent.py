@@ -1,4 +1,4 @@
-"""Latent-variable models: p(x) = ∫ p(x|z) p(z) dz, with p(z) = N(0, I).
+"""Latent-variable models: p(x) = ∫ p(x|z) p(z) dz, with p(z) = N(0, I) or learned.
 
 A decoder and an observation model make p(x|z). How z is inferred from x is the business of
 whoever inherits: by an encoder (`vae.py`), or event by event (`bbvi.py`).
@@ -16,7 +16,7 @@ from service.manifest import Event, Frozen, Role
 from training.bounds import Terms, log_mean
 from training.data import Data
 from training.family import Call, Family, Nats, Pixels
-from training.networks import Rescale, image_decoder, mlp, one_hot
+from training.networks import Rescale, image_decoder, mlp, normal_log_prob, one_hot
 from training.observation import Bernoulli, Gaussian, Logistic, Observation
 
 CHUNK_ROWS = 1024
@@ -92,6 +92,14 @@ class LatentModel(Family):
         else:
             self.decoder = mlp([inputs, *[config.width] * config.depth, data.event.size])
 
+    def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
+        """Return the draws of p(z) that standard normal noise becomes."""
+        return noise
+
+    def log_prior(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
+        """Return log p(z) in nats."""
+        return normal_log_prob(z).sum(-1)
+
     def log_likelihood(
         self,
         x: Float[Tensor, "batch ..."],
@@ -134,12 +142,16 @@ class LatentModel(Family):
         label, noise = self.conditioned(inputs)
         return self.observation.draw(self.output(z, label), noise)
 
-    def likelihood(
-        self, x: Float[Tensor, "batch ..."], *inputs: Tensor
-    ) -> Float[Tensor, "batch draws"]:
-        """Return log p(x|z), given [label and] z, for the event that a request means by x."""
+    def likelihood(self, x: Float[Tensor, "batch ..."], *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return log p(x|z), given [label and] z, for the event that a request means by x.
+
+        Beside it log p(z) where that is learned; else everybody knows it.
+        """
         label, z = self.conditioned(inputs)
-        return self.log_likelihood(self.observation.settle(x), z, label)
+        log_likelihood = self.log_likelihood(self.observation.settle(x), z, label)
+        if self.interface.latent.distribution == "normal":
+            return (log_likelihood,)
+        return log_likelihood, self.log_prior(z)
 
     def conditioned(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor]:
         """Return label, if the model has labels, and the one input after it."""

@@ -42,8 +42,13 @@ class Events:
         return cls(model, Batch(model.observation.resample(x), label))
 
     def prior(self) -> Weigh:
-        """Return what weighs draws of the prior."""
-        return lambda z: self.model.log_likelihood(self.batch.x, z, self.batch.label)
+        """Return what weighs draws of the prior, given their noise."""
+
+        def weigh(noise: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
+            z = self.model.push(noise.flatten(0, 1)).view_as(noise)
+            return self.model.log_likelihood(self.batch.x, z, self.batch.label)
+
+        return weigh
 
     def posterior(self) -> Weigh:
         """Return what weighs draws of q(z|x), given their noise.
@@ -57,7 +62,7 @@ class Events:
         return weigh
 
     def noise(self, draws: int) -> Float[Tensor, "batch draws latent"]:
-        """Return draws of the prior for each event."""
+        """Return standard normal noise for draws of each event."""
         x = self.batch.x
         return torch.randn(len(x), draws, self.model.latent, dtype=x.dtype, device=x.device)
 
@@ -88,7 +93,7 @@ def _sampled(
 
 
 def by_annealing(events: Events, effort: Effort, advance: Advance) -> Evidence:
-    """Return the estimate of annealed importance sampling."""
+    """Return the estimate of annealed importance sampling, among the noise that z is made of."""
     found = []
     for part in events.parts(effort.chains, at_once=PART_CHAINS):
         path = Path(part.prior(), part.noise(PILOTS), effort=effort)
@@ -102,17 +107,17 @@ def sandwich(
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Return bounds of log p(x) from below and from above, in expectation, of simulated events.
 
-    The z that an event was made from is an exact draw of its posterior, from which the way back
-    to the prior begins.
+    The noise that an event was made from is an exact draw of its posterior, from which the way
+    back to the prior begins.
 
     Source:
         Grosse et al. 2015, arXiv:1511.02543 (bidirectional Monte Carlo).
     """
-    events, z = _simulated(model, rows)
+    events, noise = _simulated(model, rows)
     low, high = [], []
     for part, start in zip(
         events.parts(effort.chains, at_once=PART_CHAINS),
-        z.split(max(1, PART_CHAINS // effort.chains)),
+        noise.split(max(1, PART_CHAINS // effort.chains)),
         strict=True,
     ):
         path = Path(part.prior(), part.noise(PILOTS), effort=effort)
@@ -124,18 +129,18 @@ def sandwich(
 
 
 def _simulated(model: LatentModel, rows: int) -> tuple[Events, Float[Tensor, "rows latent"]]:
-    """Return events drawn from the model, and the z of each."""
+    """Return events drawn from the model, and the noise that the z of each was made of."""
     parameter = next(model.parameters())
-    z = torch.randn(rows, model.latent, device=parameter.device, dtype=parameter.dtype)
-    noise = torch.rand if model.observation.name != "normal" else torch.randn
-    chance = noise(rows, *model.event.shape, device=z.device, dtype=z.dtype)
-    label = torch.arange(rows, device=z.device) % len(model.labels) if model.labels else None
+    noise = torch.randn(rows, model.latent, device=parameter.device, dtype=parameter.dtype)
+    draw = torch.rand if model.observation.name != "normal" else torch.randn
+    chance = draw(rows, *model.event.shape, device=noise.device, dtype=noise.dtype)
+    label = torch.arange(rows, device=noise.device) % len(model.labels) if model.labels else None
     inputs = (chance,) if label is None else (label, chance)
     with torch.no_grad():
         x = torch.cat(
             [
-                model.observe(z[part], *(each[part] for each in inputs))
-                for part in torch.arange(rows, device=z.device).split(PART_CHAINS)
+                model.observe(model.push(noise[part]), *(each[part] for each in inputs))
+                for part in torch.arange(rows, device=noise.device).split(PART_CHAINS)
             ]
         )
-    return Events(model, Batch(x, label)), z
+    return Events(model, Batch(x, label)), noise

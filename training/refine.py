@@ -71,9 +71,9 @@ class Refine(nn.Module):
         """Return d/dz of log p(x|z) + log p(z)."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            total = self.model.log_likelihood(x, z, label).sum()
+            total = (self.model.log_likelihood(x, z, label) + self.model.log_prior(z)).sum()
             (gradient,) = torch.autograd.grad(total, z)
-        return gradient - z.detach()
+        return gradient
 
 
 def _diagonal_step(

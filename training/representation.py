@@ -66,7 +66,7 @@ def representation(model: Family, data: Data, test: Batch) -> tuple[Figure, ...]
         return ()
     known = codes(model, test)
     figures = [_active(known)]
-    if known.spread is not None:
+    if known.spread is not None and model.interface.latent.distribution == "normal":
         figures += _divergences(known.mean, known.spread)
     if data.labels:
         train = data.train[:PROBE_ROWS]

@@ -24,13 +24,15 @@ def sample(model: Family, *, rows: int, seed: int, label: Tensor | None = None) 
     interface = model.interface
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(rows, *interface.latent.shape, generator=generator)
+    noise = torch.randn(rows, *interface.latent.shape, generator=generator)
+    push = model.graphs().get("prior")
     if interface.labels and label is None:
         label = torch.arange(rows) % len(interface.labels)
     chunks = []
     for part in torch.arange(rows).split(CHUNK_ROWS):
         asked = None if label is None else label[part].to(device)
-        chunks.append(_decode(model, z[part].to(device), asked, generator).cpu())
+        z = noise[part].to(device)
+        chunks.append(_decode(model, push(z)[0] if push else z, asked, generator).cpu())
     return Batch(torch.cat(chunks), label)
 
 

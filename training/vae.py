@@ -1,9 +1,9 @@
-r"""Variational autoencoders: p(x) = ∫ p(x|z) N(z; 0, I) dz, trained by a lower bound.
+r"""Variational autoencoders: p(x) = ∫ p(x|z) p(z) dz, trained by a lower bound.
 
-    log p(x) >= ELBO(x) = E_q(z|x)[log p(x|z)] - KL(q(z|x) || N(0, I))
+    log p(x) >= ELBO(x) = E_q(z|x)[log p(x|z)] - KL(q(z|x) || p(z))
 
 The module is put together from parts that know nothing of each other: a posterior q(z|x), an
-observation model p(x|z), the two networks that parametrise them, and the objective.
+observation model p(x|z), the two networks that parametrise them, a prior p(z), and the objective.
 
 Source:
     Kingma & Welling 2014, arXiv:1312.6114. Rezende et al. 2014, arXiv:1401.4082.
@@ -30,9 +30,10 @@ from training.data import Batch, Data
 from training.encoder import Encoder
 from training.family import Call, Nats, Turn
 from training.latent import LatentConfig, LatentModel
-from training.networks import bounded_log, normal_log_prob
+from training.networks import bounded_log
 from training.posterior import DiagonalGaussian, FlowPosterior, FullGaussian, Posterior
 from training.posterior import Gaussian as GaussianPosterior
+from training.prior import FlowPrior
 from training.refine import Refine
 
 SCORE_DRAWS = 8
@@ -58,6 +59,15 @@ class VAEConfig(LatentConfig):
     flow_context: int = Field(
         64, ge=1, description="Of a flow posterior: numbers that the encoder tells it of x."
     )
+    prior: Literal["normal", "flow"] = Field(
+        "normal",
+        description="p(z): a standard normal, or a spline flow of one, which learns where the "
+        "codes of events lie.",
+    )
+    prior_layers: int = Field(4, ge=1, description="Of a flow prior: its couplings.")
+    prior_width: int = Field(
+        64, ge=1, description="Of a flow prior: units of each coupling's network."
+    )
     objective: Literal["elbo", "iwae", "dreg"] = Field(
         "elbo",
         description="What is maximised: the mean of the log-weights, or the log of the mean "
@@ -79,7 +89,7 @@ class VAEConfig(LatentConfig):
         0.0,
         ge=0,
         description="Nats of divergence that each latent has for nothing, on average over a "
-        "batch. With the objective elbo and a diagonal posterior.",
+        "batch. With the objective elbo, a diagonal posterior and a normal prior.",
     )
     conditional: bool = Field(
         False, description="Tell the encoder and the decoder the label: p(x|z, label)."
@@ -87,13 +97,20 @@ class VAEConfig(LatentConfig):
 
     @model_validator(mode="after")
     def _options_fit(self) -> "VAEConfig":
-        if self.free_bits and (self.objective, self.posterior) != ("elbo", "diagonal"):
-            raise ValueError('free_bits: needs objective = "elbo" and posterior = "diagonal"')
+        needed = ("elbo", "diagonal", "normal")
+        if self.free_bits and (self.objective, self.posterior, self.prior) != needed:
+            raise ValueError(
+                'free_bits: needs objective = "elbo", posterior = "diagonal" and prior = "normal"'
+            )
         if self.objective == "dreg" and self.posterior not in ("diagonal", "full"):
             raise ValueError('objective: dreg needs a Gaussian posterior; with a flow say "iwae"')
-        idle = {"flow_layers", "flow_width", "flow_context"} & self.model_fields_set
-        if idle and self.posterior != "flow":
-            raise ValueError(f'{min(idle)}: is of posterior = "flow"; leave it out')
+        for part, options in (
+            ("posterior", {"flow_layers", "flow_width", "flow_context"}),
+            ("prior", {"prior_layers", "prior_width"}),
+        ):
+            idle = options & self.model_fields_set
+            if idle and getattr(self, part) != "flow":
+                raise ValueError(f'{min(idle)}: is of {part} = "flow"; leave it out')
         if isinstance(self.draws, tuple):
             steps = [step for step, _ in self.draws]
             if steps[:1] != [0] or steps != sorted(set(steps)):
@@ -133,6 +150,11 @@ class VAE(LatentModel):
                 context=config.flow_context,
                 width=config.flow_width,
             )
+        self.prior: FlowPrior | None = None
+        if config.prior == "flow":
+            self.prior = FlowPrior(
+                latent=config.latent, layers=config.prior_layers, width=config.prior_width
+            )
         # How far training is: the warm-up and the number of draws go by it.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
@@ -142,7 +164,7 @@ class VAE(LatentModel):
         return Interface(
             family="vae",
             event=self.event,
-            latent=Latent(shape=(self.latent,)),
+            latent=Latent(shape=(self.latent,), distribution="learned" if self.prior else "normal"),
             labels=self.labels,
             observation=self.observation.name,
             posterior=self.config.posterior,
@@ -182,6 +204,14 @@ class VAE(LatentModel):
             raise TypeError("this model's posterior is a flow")
         return posterior
 
+    def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
+        """Return the draws of p(z) that standard normal noise becomes."""
+        return self.prior.push(noise) if self.prior else noise
+
+    def log_prior(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
+        """Return log p(z) in nats."""
+        return self.prior.log_prob(z) if self.prior else super().log_prior(z)
+
     def terms(
         self,
         x: Float[Tensor, "batch ..."],
@@ -206,8 +236,10 @@ class VAE(LatentModel):
             if not isinstance(posterior, GaussianPosterior):
                 raise TypeError("only of a Gaussian is log q known at any z")
             log_q = posterior.detach().log_prob(z)
-        divergence = log_q - normal_log_prob(z).sum(-1)
-        return z, Terms(self.log_likelihood(x, z, label), divergence, posterior.kl())
+        divergence = log_q - self.log_prior(z)
+        # Of two normals it is known; of a learned prior draws alone tell.
+        kl = None if self.prior else posterior.kl()
+        return z, Terms(self.log_likelihood(x, z, label), divergence, kl)
 
     def weigh(
         self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
@@ -263,7 +295,7 @@ class VAE(LatentModel):
             loss = doubly_reparametrised(terms, z, beta=beta)
         elif config.objective == "iwae":
             loss = negative_iwae(terms, beta=beta)
-        elif isinstance(posterior, DiagonalGaussian):
+        elif config.free_bits and isinstance(posterior, DiagonalGaussian):
             free = posterior.kl_by_latent()
             loss = negative_elbo(terms, beta=beta, kl_by_latent=free, free=config.free_bits)
         else:
@@ -300,8 +332,13 @@ class VAE(LatentModel):
         )
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode, observe, likelihood, encode, elbo; of a Gaussian posterior also refine."""
+        """Return decode, observe, likelihood, encode, elbo.
+
+        Of a Gaussian posterior also refine, and of a learned p(z) also prior.
+        """
         graphs = super().graphs() | {"encode": Call(self, "encode"), "elbo": Call(self, "elbo")}
+        if self.prior:
+            graphs["prior"] = Call(self, "push")
         if self.config.posterior != "flow":
             graphs["refine"] = Refine(self, full=self.config.posterior == "full")
         return graphs

@@ -1,10 +1,10 @@
 """Probabilistic PCA as tiny bundles: a latent-variable model of which everything is known.
 
 x = z W + b + s e (Tipping & Bishop 1999), so that p(z|x) is a normal with the same covariance for
-every x. Each bundle has another q(z|x): off from that by a known step, and as wide as is said.
+every x. Each bundle has another q(z|x): off from that by a known step, and as wide as is said. One
+has a prior of its own, z = WIDTH noise, as a learned one would be.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,11 +35,14 @@ class Factors:
     biases: Floats
     off: Floats
     factor: Floats
+    width: float = 1.0
+    """Of p(z) = N(0, width^2)."""
 
     @property
     def precision(self) -> Floats:
         """Of p(z|x)."""
-        return np.asarray(self.weight @ self.weight.T / NOISE**2 + np.eye(len(self.weight)))
+        own = np.eye(len(self.weight)) / self.width**2
+        return np.asarray(self.weight @ self.weight.T / NOISE**2 + own)
 
     @property
     def to_mean(self) -> Floats:
@@ -50,7 +53,8 @@ class Factors:
         return np.asarray(x - self.biases[np.broadcast_to(label, len(x))])
 
     def log_density(self, x: Floats, label: Labels | int = 0) -> Floats:
-        covariance = self.weight.T @ self.weight + NOISE**2 * np.eye(self.weight.shape[1])
+        noise = NOISE**2 * np.eye(self.weight.shape[1])
+        covariance = self.width**2 * self.weight.T @ self.weight + noise
         apart = self.centred(x, label)
         distance = (apart @ np.linalg.inv(covariance) * apart).sum(axis=1)
         return np.asarray(-0.5 * (distance + np.linalg.slogdet(2 * np.pi * covariance)[1]))
@@ -72,6 +76,9 @@ class Factors:
 
     # --- the graphs ---
 
+    def prior(self, noise: Floats) -> dict[str, Floats]:
+        return {"z": self.width * noise}
+
     def decode(self, z: Floats, label: Labels | int = 0) -> dict[str, Floats]:
         return {"x": z @ self.weight + self.biases[np.broadcast_to(label, len(z))]}
 
@@ -89,16 +96,25 @@ class Factors:
         norm = 0.5 * apart.shape[2] * np.log(2 * np.pi * NOISE**2)
         return {"log_likelihood": -0.5 * (apart**2).sum(axis=2) - norm}
 
+    def likelihood_and_prior(
+        self, x: Floats, z: Floats, label: Labels | int = 0
+    ) -> dict[str, Floats]:
+        """The same of a bundle whose prior is learned."""
+        norm = 0.5 * z.shape[2] * np.log(2 * np.pi * self.width**2)
+        log_prior = -0.5 * (z**2).sum(axis=2) / self.width**2 - norm
+        return {**self.likelihood(x, z, label), "log_prior": log_prior}
+
     def terms(self, x: Floats, noise: Floats, label: Labels | int = 0) -> dict[str, Floats]:
         """The elbo graph of a Gaussian q."""
         mean, z = self.mean(x, label), self.codes(x, noise, label)["z"]
         reconstruction = self.likelihood(x, z, label)["log_likelihood"]
-        ratio = 0.5 * (noise**2 - z**2).sum(axis=2) + np.linalg.slogdet(self.factor)[1]
+        log_det = np.linalg.slogdet(self.factor)[1] - len(self.factor) * np.log(self.width)
+        ratio = 0.5 * (noise**2 - (z / self.width) ** 2).sum(axis=2) + log_det
         kl = 0.5 * (mean**2).sum(axis=1) + self.kl_offset
         return {"reconstruction": reconstruction, "kl": kl, "log_weight": reconstruction + ratio}
 
-    def terms_of_flow(self, x: Floats, noise: Floats, label: Labels | int = 0) -> dict[str, Floats]:
-        """The elbo graph of a q whose divergence only draws can tell."""
+    def terms_by_draw(self, x: Floats, noise: Floats, label: Labels | int = 0) -> dict[str, Floats]:
+        """The elbo graph where only draws can tell the divergence."""
         terms = self.terms(x, noise, label)
         return {**terms, "kl": terms["reconstruction"] - terms["log_weight"]}
 
@@ -121,7 +137,7 @@ class Factors:
         factor = spread if name == "scale_tril" else spread[:, :, None] * np.eye(mean.shape[1])
         z = mean[:, None] + eps @ factor.transpose(0, 2, 1)
         apart = self.centred(x, label)[:, None] - z @ self.weight
-        h = (apart @ self.weight.T / NOISE**2 - z) @ factor + eps
+        h = (apart @ self.weight.T / NOISE**2 - z / self.width**2) @ factor + eps
         move = rate[:, None] * h.mean(axis=1)
         if name == "scale":
             move = np.clip(move, -FARTHEST, FARTHEST)
@@ -147,16 +163,23 @@ LIKELIHOOD = (
 CODES = "m = Unsqueeze(mean, one) e = MatMul(noise, factor) z = Add(m, e) "
 TERMS = (
     MEAN + CODES + LIKELIHOOD + "reconstruction = Sub(h, log_norm) "
-    "zz = Mul(z, z) nn = Mul(noise, noise) nz = Sub(nn, zz) "
+    "zw = Div(z, width) zz = Mul(zw, zw) nn = Mul(noise, noise) nz = Sub(nn, zz) "
     "ns = ReduceSum<keepdims=0>(nz, two) nh = Mul(ns, half) "
     "r = Add(nh, log_det) log_weight = Add(reconstruction, r) "
+)
+LOG_PRIOR = (
+    "zw = Div(z, width) zz = Mul(zw, zw) zs = ReduceSum<keepdims=0>(zz, two) "
+    "zh = Mul(zs, minus_half) log_prior = Sub(zh, prior_norm)"
 )
 # One step, with h = g L + e, and a = E[h'e] for what has a full covariance.
 PAIRS = CENTRED + (
     "u = Unsqueeze(c, one) minus = Neg(noise) e = Concat<axis=1>(noise, minus) "
     "m = Unsqueeze(mean, one) r = Unsqueeze(rate, one) "
 )
-GRADIENT = "z = Add(m, le) w = MatMul(z, weight) d = Sub(u, w) k = MatMul(d, back) g = Sub(k, z) "
+GRADIENT = (
+    "z = Add(m, le) w = MatMul(z, weight) d = Sub(u, w) k = MatMul(d, back) "
+    "z1 = Div(z, width) z2 = Div(z1, width) g = Sub(k, z2) "
+)
 MOVE = "h = Add(gl, e) hm = ReduceMean<keepdims=0>(h, one) v = Mul(r, hm) "
 DIAGONAL_STEP = (
     PAIRS + "l = Unsqueeze(scale, one) le = Mul(l, e) " + GRADIENT + "gl = Mul(g, l) " + MOVE +
@@ -190,6 +213,17 @@ def bundle_of(
 ) -> Tiny:
     """Return a bundle of the model with the graphs that go with a posterior, or with none."""
     nodes, references = _graphs(model, posterior)
+    if is_learned := model.width != 1:
+        nodes |= {
+            "prior": "z = Mul(noise, width)",
+            "likelihood": f"{nodes['likelihood']} {LOG_PRIOR}",
+            "elbo": TERMS + "kl = Neg(r)",
+        }
+        references |= {
+            "prior": model.prior,
+            "likelihood": model.likelihood_and_prior,
+            "elbo": model.terms_by_draw,
+        }
     if labels:
         read = "bias = Gather(biases, label) "
         nodes = {role: read + text for role, text in nodes.items()}
@@ -198,7 +232,9 @@ def bundle_of(
         interface=Interface(
             family="vae",
             event=Event(kind="vector", shape=(model.weight.shape[1],)),
-            latent=Latent(shape=(len(model.weight),)),
+            latent=Latent(
+                shape=(len(model.weight),), distribution="learned" if is_learned else "normal"
+            ),
             labels=labels,
             observation="normal",
             posterior=posterior,
@@ -212,7 +248,7 @@ def bundle_of(
 
 def _graphs(
     model: Factors, posterior: Posterior | None
-) -> tuple[dict[Role, str], Mapping[Role, Reference]]:
+) -> tuple[dict[Role, str], dict[Role, Reference]]:
     nodes: dict[Role, str] = {
         "decode": "y = MatMul(z, weight) x = Add(y, bias)",
         "observe": "y = MatMul(z, weight) m = Add(y, bias) e = Mul(noise, spread) x = Add(m, e)",
@@ -234,7 +270,7 @@ def _graphs(
             nodes |= {"encode": MEAN + spread, "elbo": TERMS + known, "refine": FULL_STEP}
         case "flow":
             nodes |= {"encode": MEAN + CODES, "elbo": TERMS + "kl = Neg(r)"}
-            references |= {"encode": model.codes, "elbo": model.terms_of_flow}
+            references |= {"encode": model.codes, "elbo": model.terms_by_draw}
     if posterior in ("diagonal", "full"):
         references |= {"encode": _encode(model, posterior), "elbo": model.terms}
         references["refine"] = model.step
@@ -280,7 +316,9 @@ def _constants(model: Factors) -> dict[str, npt.NDArray[Any]]:
         "lower": np.tril(np.ones((size, size))),
         "strict": np.tril(np.ones((size, size)), -1),
         "log_norm": 0.5 * width * np.log(2 * np.pi * NOISE**2),
-        "log_det": np.linalg.slogdet(model.factor)[1],
+        "log_det": np.linalg.slogdet(model.factor)[1] - size * np.log(model.width),
+        "width": model.width,
+        "prior_norm": 0.5 * size * np.log(2 * np.pi * model.width**2),
         "kl_offset": model.kl_offset,
     }
     single: dict[str, npt.NDArray[Any]] = {name: _single(v) for name, v in numbers.items()}
@@ -311,21 +349,25 @@ OFF = np.array([0.3, -0.2])
 BIASES = np.array([[0.5, 0.0, -0.5], [-1.0, 0.5, 1.0]])
 
 
-def leaning(covariance: Literal["diagonal", "full"], biases: Floats = BIAS[None]) -> Factors:
+def leaning(
+    covariance: Literal["diagonal", "full"], biases: Floats = BIAS[None], width: float = 1.0
+) -> Factors:
     """Return the model with a q that is WIDER than the best of its kind, and off."""
-    exact = Factors(LEANING, biases, OFF, np.eye(2))
+    exact = Factors(LEANING, biases, OFF, np.eye(2), width)
     if covariance == "diagonal":
         factor = np.diag(WIDER / np.sqrt(np.diag(exact.precision)))
     else:
         factor = WIDER * np.linalg.cholesky(np.linalg.inv(exact.precision)).T
-    return Factors(LEANING, biases, OFF, factor)
+    return Factors(LEANING, biases, OFF, factor, width)
 
 
 DIAGONAL, FULL = leaning("diagonal"), leaning("full")
 TWO_CLASSES = leaning("diagonal", BIASES)
+WIDE = leaning("diagonal", width=1.5)
 LEAN = bundle_of("lean", DIAGONAL, posterior="diagonal")
 LEAN_FULL = bundle_of("lean-full", FULL, posterior="full")
 LEAN_FLOW = bundle_of("lean-flow", FULL, posterior="flow")
 LEAN_LABELS = bundle_of("lean-labels", TWO_CLASSES, posterior="diagonal", labels=("low", "high"))
 LEAN_BARE = bundle_of("lean-bare", DIAGONAL, posterior=None, estimator="prior")
-LATENT = (LEAN, LEAN_FULL, LEAN_FLOW, LEAN_LABELS, LEAN_BARE)
+LEAN_LEARNED = bundle_of("lean-learned", WIDE, posterior="diagonal")
+LATENT = (LEAN, LEAN_FULL, LEAN_FLOW, LEAN_LABELS, LEAN_BARE, LEAN_LEARNED)

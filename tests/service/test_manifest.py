@@ -7,15 +7,19 @@ import pytest
 
 from service import bundle
 from service.manifest import Latent
-from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, PPCA
+from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, LEAN_LEARNED, PPCA
 from tests.service.test_bundle import Change, edit, refused
 from tests.service.tiny import Tiny
 
 
-def another(role: str) -> dict[str, Any]:
-    """Return a graph of the manifest of LEAN."""
-    graph: dict[str, Any] = LEAN.manifest(LEAN.files()).model_dump(mode="json")["graphs"][role]
+def another(role: str, tiny: Tiny = LEAN) -> dict[str, Any]:
+    """Return a graph of the manifest of LEAN, or of another."""
+    graph: dict[str, Any] = tiny.manifest(tiny.files()).model_dump(mode="json")["graphs"][role]
     return graph
+
+
+def learned(role: str) -> dict[str, Any]:
+    return another(role, LEAN_LEARNED)
 
 
 def widen(manifest: dict[str, Any]) -> None:
@@ -50,6 +54,18 @@ def widen(manifest: dict[str, Any]) -> None:
         ),
         (LEAN_BARE, lambda m: m["graphs"].pop("likelihood"), "prior needs a likelihood graph"),
         (LEAN_BARE, lambda m: m.update(observation="poisson"), "observation: Input should be"),
+        (LEAN_LEARNED, lambda m: m["graphs"].pop("prior"), "learned goes with a prior graph"),
+        (LEAN, lambda m: m["graphs"].update(prior=learned("prior")), "goes with a prior graph"),
+        (
+            LEAN_LEARNED,
+            lambda m: m["graphs"].update(likelihood=another("likelihood")),
+            "graphs.likelihood.outputs: expected log_likelihood float32 (batch, draws), log_prior",
+        ),
+        (
+            LEAN,
+            lambda m: m["latent"].update(distribution="uniform"),
+            "latent.distribution: Input should be 'normal' or 'learned'",
+        ),
     ],
 )
 def test_posterior_that_does_not_fit_its_graphs_is_refused(

@@ -13,7 +13,7 @@ from training.data import Data
 from training.family import Family
 from training.recipe import Recipe
 
-ROLES = ("decode", "observe", "elbo", "encode", "log_density")
+ROLES = ("prior", "decode", "observe", "elbo", "encode", "log_density")
 
 
 def recipe_of_a(model: dict[str, Any], *, source: str = "made up", **more: Any) -> Recipe:  # noqa: ANN401

@@ -120,6 +120,9 @@ FLOW_POSTERIOR = VAE_OF_IMAGES.model_copy(
     update={"posterior": "flow", "flow_layers": 2, "flow_width": 8, "flow_context": 4}
 )
 FLOW_LABELLED = FLOW_POSTERIOR.model_copy(update={"conditional": True})
+FLOW_PRIOR = VAE_OF_IMAGES.model_copy(update={"prior": "flow", "prior_layers": 2, "prior_width": 8})
+FLOWS = FLOW_LABELLED.model_copy(update={"prior": "flow", "prior_layers": 2, "prior_width": 8})
+FULL_LEARNED = FULL_OF_FEATURES.model_copy(update={"prior": "flow", "objective": "dreg"})
 WEIGHTED = VAE_OF_IMAGES.model_copy(update={"objective": "iwae", "draws": 4})
 DOUBLY = WEIGHTED.model_copy(update={"objective": "dreg"})
 
@@ -134,6 +137,9 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "vae of features of full covariance": lambda: _vae(FULL_OF_FEATURES, features()),
     "vae with a flow posterior": lambda: _vae(FLOW_POSTERIOR, images()),
     "vae with a flow posterior and labels": lambda: _vae(FLOW_LABELLED, images(classes=3)),
+    "vae with a learned prior": lambda: _vae(FLOW_PRIOR, images()),
+    "vae with a flow for both and labels": lambda: _vae(FLOWS, images(classes=3)),
+    "vae of full covariance with a learned prior": lambda: _vae(FULL_LEARNED, features()),
     "vae by importance weights": lambda: _vae(WEIGHTED, images()),
     "vae by doubly reparametrised gradients": lambda: _vae(DOUBLY, images()),
     "bbvi of images": lambda: _bbvi(BBVI_OF_IMAGES, images()),
@@ -153,6 +159,7 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
 EXPORTED = (
     "vae of binary images",
     "vae of features",
+    "vae with a learned prior",
     "bbvi of images with binary latents",
     "flow of images",
     "flow of features",

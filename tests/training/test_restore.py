@@ -33,6 +33,7 @@ DIAGONAL: dict[str, Any] = {
 FLOW_POSTERIOR: dict[str, Any] = {
     **DIAGONAL, "posterior": "flow", "flow_layers": 2, "flow_width": 8,
 }  # fmt: skip
+FLOW_PRIOR: dict[str, Any] = {**DIAGONAL, "prior": "flow", "prior_layers": 2, "prior_width": 8}
 LOGISTIC: dict[str, Any] = {
     "family": "vae", "observation": "logistic", "scale": "per-feature", "conditional": True,
     "latent": 3, "width": 4,
@@ -40,6 +41,7 @@ LOGISTIC: dict[str, Any] = {
 CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     # Linear layers over three axes lose their weights' names, masked ones also what is masked.
     "vae of features with a flow posterior": (FLOW_POSTERIOR, features),
+    "vae of features with a learned prior": (FLOW_PRIOR, features),
     # The scale of p(x|z) is folded into a constant.
     "vae of grey levels that is told labels": (LOGISTIC, lambda: images(classes=3)),
 }

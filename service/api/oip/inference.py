@@ -250,6 +250,8 @@ def _noise(served: Served, spec: TensorSpec, *, seed: int, draws: int) -> Source
     event, latent = served.engine.manifest.event.shape, served.engine.manifest.latent.shape
     is_normal = spec.noise == "normal"
     match served.task:
+        case "prior":
+            return Noise(seed, Stream.LATENT, latent)
         case "observe":
             return Noise(seed, Stream.OBSERVATION, event, is_normal=is_normal)
         case "refine":

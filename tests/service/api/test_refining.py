@@ -242,6 +242,7 @@ def test_models_say_what_they_can_do(latent: Client) -> None:
         "lean-flow": ("flow", ["importance", "prior"], False, all_of_it),
         "lean-full": ("full", ["importance", "prior"], True, all_of_it),
         "lean-labels": ("diagonal", ["importance", "prior"], True, all_of_it),
+        "lean-learned": ("diagonal", ["importance", "prior"], True, all_of_it),
     }
 
 
