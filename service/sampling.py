@@ -151,6 +151,16 @@ def role_of(drawing: Drawing) -> Role:
     return "observe" if drawing.observation == "draw" else "decode"
 
 
+def roles_of(manifest: Manifest, drawing: Drawing) -> set[Role]:
+    """Return the graphs that a part of the answer comes from."""
+    roles: set[Role] = {role_of(drawing)}
+    if manifest.latent.distribution == "learned":
+        roles.add("prior")
+    if "log_density" in drawing.include:
+        roles.add("log_density")
+    return roles
+
+
 def check(manifest: Manifest, drawing: Drawing) -> None:
     """Pass if a model can do this.
 

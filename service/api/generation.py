@@ -16,7 +16,6 @@ from service.bundle import digest
 from service.calls import Answer
 from service.engine import Engine
 from service.errors import InputInvalid
-from service.manifest import Role
 from service.runtime import onnxruntime
 from service.settings import Settings
 
@@ -169,9 +168,7 @@ def _caching(
         return {"Cache-Control": "no-store"}
     # Bytes may differ in their last bit across runtimes, and where a row's answer depends on
     # its batch from one call to the next: then the tag is weak (RFC 9110, section 8.8.1).
-    roles: set[Role] = {sampling.role_of(drawing)}
-    if "log_density" in drawing.include:
-        roles.add("log_density")
+    roles = sampling.roles_of(engine.manifest, drawing)
     exact = all(engine.proofs[role].rows_exact_at for role in roles)
     parts = [
         engine.identity,

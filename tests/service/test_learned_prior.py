@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from service.noise import Stream
 from service.sampling import Drawing
 from service.session import Device
 from tests.service.api.test_oip_inference import arrays, infer, native, tensor
-from tests.service.conftest import Client
+from tests.service.conftest import Client, MakeClient
 from tests.service.ppca import LEAN_LEARNED, WIDE
+from tests.service.test_bundle import edit
 
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
 
@@ -120,3 +122,16 @@ def test_inference_protocol_samples_by_it_and_offers_it(latent: Client) -> None:
     expected = WIDE.likelihood_and_prior(X[:5].astype(float), z)
     for name in ("log_likelihood", "log_prior"):
         np.testing.assert_allclose(answer[name], expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("prior", "begins"), [(1, '"'), (None, 'W/"')])
+def test_tag_is_weak_where_the_prior_depends_on_its_batch(
+    make_client: MakeClient, tmp_path: Path, prior: int | None, begins: str
+) -> None:
+    folder = LEAN_LEARNED.publish(tmp_path)
+    edit(folder, lambda manifest: manifest["graphs"]["decode"].update(rows_exact_at=1))
+    edit(folder, lambda manifest: manifest["graphs"]["prior"].update(rows_exact_at=prior))
+    client = make_client(models=tmp_path)
+    assert client.get("/models/lean-learned").json()["rows_exact_at"]["prior"] == prior
+    tag = client.get("/sample", params={"seed": 7, "version": 1}).headers["etag"]
+    assert tag.startswith(begins)
