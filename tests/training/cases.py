@@ -6,10 +6,11 @@ A new family adds its own here, and the laws of `test_laws.py` run over them.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.manifest import Event
 from training.bbvi import BBVI, BBVIConfig
@@ -18,6 +19,8 @@ from training.family import Family
 from training.flow import Flow, FlowConfig
 from training.gan import GAN, GANConfig
 from training.vae import VAE, VAEConfig
+
+Shaken = TypeVar("Shaken", bound=nn.Module)
 
 FLOW = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
 VAE_OF_IMAGES = VAEConfig(latent=3, width=4)
@@ -84,7 +87,7 @@ def features() -> Data:
     return vectors(mean=np.array([1.0, -50.0, 3.0]), std=np.array([0.25, 8.0, 1.0]))
 
 
-def shaken(flow: Flow, scale: float = 0.3) -> Flow:
+def shaken(flow: Shaken, scale: float = 0.3) -> Shaken:
     """Return the flow with random weights in place of the identity it starts as."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -95,7 +98,10 @@ def shaken(flow: Flow, scale: float = 0.3) -> Flow:
 
 
 def _vae(config: VAEConfig, data: Data) -> tuple[Family, Data]:
-    return VAE(config, data), data
+    model = VAE(config, data)
+    if model.prior:
+        shaken(model.prior)
+    return model, data
 
 
 def _bbvi(config: BBVIConfig, data: Data) -> tuple[Family, Data]:
