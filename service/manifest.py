@@ -222,7 +222,7 @@ class Interface(Frozen):
     lower triangular `scale_tril` L of its covariance L L'; or a diagonal one behind a flow."""
     density: Density
 
-    def signature(self, role: Role) -> Signature:  # noqa: C901 - a table, with a case for each role
+    def signature(self, role: Role) -> Signature:
         """Return the inputs and outputs that a graph of this role must have in this bundle."""
         event, latent = self.event, self.latent
         x = TensorSpec(name="x", shape=("batch", *event.shape))
@@ -245,10 +245,11 @@ class Interface(Frozen):
                 kind: Noise = "normal" if self.observation == "normal" else "uniform"
                 chance = TensorSpec(name="noise", shape=x.shape, noise=kind)
                 return (z, *condition, chance), (x, *self._pixels())
-            case "encode" if self.posterior == "flow":
-                return (x, *condition, noise), (TensorSpec(name="z", shape=latents),)
             case "encode" if self.posterior:
-                return (x, *condition), self._gaussian()
+                is_flow = self.posterior == "flow"
+                drawn = z.model_copy(update={"shape": latents})
+                inputs = (x, *condition, noise) if is_flow else (x, *condition)
+                return inputs, (drawn,) if is_flow else self._gaussian()
             case "encode":
                 return event_in, (z, TensorSpec(name="log_abs_det", shape=per_row))
             case "log_density":
@@ -262,7 +263,7 @@ class Interface(Frozen):
                     TensorSpec(name="log_weight", shape=per_draw),
                 )
             case "likelihood":
-                names = ("log_likelihood", "log_prior")[: 1 + is_learned]
+                names = ("log_likelihood", "log_prior") if is_learned else ("log_likelihood",)
                 weights = tuple(TensorSpec(name=name, shape=per_draw) for name in names)
                 return (x, *condition, z.model_copy(update={"shape": latents})), weights
             case "refine":

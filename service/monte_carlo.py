@@ -23,6 +23,9 @@ from service.windows import one_ahead
 WINDOW_DRAWS = 2**16
 """Draws of all rows together whose weights are held at once; more come in several windows."""
 
+WINDOW_VALUES = 2**22
+"""Numbers of those draws that are held at once, where they themselves are."""
+
 Windows = AsyncGenerator[Answer, None]
 
 
@@ -63,19 +66,21 @@ def by_likelihood(engine: Engine, events: Events, q: Gaussian, *, draws: int, se
 def by_prior(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
     """Return log p(x|z) of so many draws z of p(z) as log_weight (n, draws of the window)."""
     shape = engine.manifest.latent.shape
+    is_learned = engine.manifest.latent.distribution == "learned"
 
     async def call(first: int, draws: int) -> Answer:
         z: Array | Source = Draws(seed, Stream.PRIOR, shape, first=first, draws=draws)
-        begun = first > 0
-        if engine.manifest.latent.distribution == "learned":
+        if is_learned:
             rows = len(events) * draws
-            made = await run(engine, "prior", {"noise": z}, rows=rows, begun=begun)
-            z, begun = made["z"].reshape(len(events), draws, *shape), True
+            made = await run(engine, "prior", {"noise": z}, rows=rows, begun=first > 0)
+            z = made["z"].reshape(len(events), draws, *shape)
         feeds: Feeds = {**events.feeds, "z": z}
-        answer = await run(engine, "likelihood", feeds, given="x", begun=begun)
+        answer = await run(engine, "likelihood", feeds, given="x", begun=first > 0)
         return {"log_weight": answer["log_likelihood"]}
 
-    return one_ahead(_windows(call, events, draws))
+    # What a learned prior makes lies in memory between the two graphs.
+    most = WINDOW_VALUES // engine.manifest.latent.size if is_learned else WINDOW_DRAWS
+    return one_ahead(_windows(call, events, draws, most=min(most, WINDOW_DRAWS)))
 
 
 def by_dequantisation(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
@@ -104,10 +109,21 @@ def below_levels(engine: Engine, seed: int, *, first: int, draws: int) -> Draws:
 
 
 def _windows(
-    call: Callable[[int, int], Awaitable[Answer]], events: Events, draws: int
+    call: Callable[[int, int], Awaitable[Answer]],
+    events: Events,
+    draws: int,
+    *,
+    most: int | None = None,
 ) -> Iterator[Callable[[], Awaitable[Answer]]]:
-    """Yield calls that together take all draws, each for as many as may be held at once."""
+    """Yield calls that together take all draws, each for as many as may be held at once.
+
+    Args:
+        call: Takes the first draw and how many.
+        events: Whose.
+        draws: Of each event.
+        most: Draws of all events together in a call, if they are not WINDOW_DRAWS.
+    """
     width = DRAW_WIDTHS[-1]
-    window = max(width, WINDOW_DRAWS // len(events) // width * width)
+    window = max(width, (most or WINDOW_DRAWS) // len(events) // width * width)
     for first in range(0, draws, window):
         yield partial(call, first, min(window, draws - first))

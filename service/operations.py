@@ -228,7 +228,7 @@ async def elbo(
     """Return the evidence lower bound of each x in nats, by its parts and with its error.
 
     elbo = reconstruction - kl, where reconstruction is the mean of log p(x|z) over the draws
-    and kl = KL(q(z|x) || p(z)) is exact, or of a posterior that is a flow the mean over the same
+    and kl = KL(q(z|x) || p(z)) is exact, or where one of them is a flow the mean over the same
     draws. importance_weighted is the tighter bound of these draws.
 
     Raises:

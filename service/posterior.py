@@ -1,7 +1,7 @@
 """Gaussian posteriors q(z|x) of some events, as an encoder or a refinement answers them.
 
 A draw is z = mean + L eps, with eps from N(0, I). What is known of it in closed form is computed
-here in float64; p(z) is N(0, I).
+here in float64.
 """
 
 from abc import ABC, abstractmethod
@@ -57,7 +57,7 @@ class Gaussian(ABC):
         """Return the trace of each event's covariance L L', shape (n,)."""
 
     def kl(self) -> Floats:
-        """Return KL(q(z|x) || p(z)) in nats: 1/2 (tr L L' + m'm - d) - log |det L|."""
+        """Return KL(q(z|x) || N(0, I)) in nats: 1/2 (tr L L' + m'm - d) - log |det L|."""
         mean = _flat(self.mean, axes=1)
         squares = self.trace() + (mean**2).sum(axis=1)
         return np.asarray(0.5 * (squares - mean.shape[1]) - self.log_det())

@@ -35,7 +35,7 @@ class Drawing:
         start: First row.
         label: One class for all rows, one for each, or None to draw them from the seed.
         temperature: Factor on z, or on the noise that a learned prior makes z of. 1 is the model;
-            less is closer to its mode.
+            less is closer to what no noise at all becomes.
         observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
         include: What to return beside x.
         outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
@@ -91,7 +91,6 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     z: Source = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
     if manifest.latent.distribution == "learned":
         z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
-        begun = True
     labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
     condition: dict[str, Source] = {} if labels is None else {"label": labels}
     feeds: dict[str, Source] = {"z": z, **condition}
@@ -130,7 +129,9 @@ async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, Non
     """
     row_bytes = 4 * max(engine.manifest.event.size, engine.manifest.latent.size)
     lane = engine.lanes[role_of(drawing), None]
-    window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / lane.row_s))
+    roles = roles_of(engine.manifest, drawing)
+    row_s = sum(engine.lanes[role, None].row_s for role in roles)
+    window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / row_s))
     window = max(lane.most, window // lane.most * lane.most)
     calls = (
         partial(

@@ -89,7 +89,7 @@ class BBVI(LatentModel):
         super().__init__(config, data)
         self.config = config
         self.q: MeanField = Normal() if config.latents == "normal" else Bernoulli()
-        self.register_buffer("inferred", self.prior(len(data.train)))
+        self.register_buffer("inferred", self.first(len(data.train)))
 
     @property
     def interface(self) -> Interface:
@@ -110,7 +110,7 @@ class BBVI(LatentModel):
             z = 2 * (z > 0).to(z) - 1
         return super().output(z, label)
 
-    def prior(self, rows: int) -> Float[Tensor, "rows parameters"]:
+    def first(self, rows: int) -> Float[Tensor, "rows parameters"]:
         """Return the λ with which q is the prior."""
         return torch.zeros(rows, self.latent * self.q.per_latent)
 
@@ -170,7 +170,7 @@ class BBVI(LatentModel):
     def _afresh(self, batch: Batch) -> tuple[Tensor, Float[Tensor, "batch parameters"]]:
         """Return events that the batch stands for, and their λ, from the prior on."""
         x = self.observation.resample(batch.x)
-        return x, self.infer(x, self.prior(len(x)).to(x), steps=self.config.score_steps)
+        return x, self.infer(x, self.first(len(x)).to(x), steps=self.config.score_steps)
 
     def score(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean negative ELBO in nats, after inference from the prior on."""

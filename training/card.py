@@ -83,6 +83,8 @@ def _introduction(manifest: Manifest) -> str:
     event = manifest.event
     kind = _WHAT.get(manifest.family, f"a generative model of the family {manifest.family}")
     kind += _POSTERIORS[manifest.posterior] if manifest.posterior else ""
+    if manifest.latent.distribution == "learned":
+        kind += "; the distribution of z is learned as well, by a flow of normal noise"
     what = f"`{manifest.name}` version {manifest.version} is {kind}."
     shape = " x ".join(map(str, event.shape))
     if event.kind == "image":

@@ -319,7 +319,7 @@ def _tolerance(name: str, interface: Interface, *, largest: float, rounding: flo
             return Tolerance(absolute=1)  # one grey level, where rounding is a tie
         case "x":
             return Tolerance(absolute=max(TOLERANCE * largest, 4 * rounding))
-        case "kl":
+        case "kl" | "log_prior":
             return Tolerance(absolute=TOLERANCE * interface.latent.size, relative=1e-5)
         case "mean" | "scale" | "scale_tril" | "z":
             return Tolerance(absolute=max(1e-3, 4 * rounding), relative=1e-3)

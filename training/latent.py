@@ -16,8 +16,9 @@ from service.manifest import Event, Frozen, Role
 from training.bounds import Terms, log_mean
 from training.data import Data
 from training.family import Call, Family, Nats, Pixels
-from training.networks import Rescale, image_decoder, mlp, normal_log_prob, one_hot
+from training.networks import Rescale, image_decoder, mlp, one_hot
 from training.observation import Bernoulli, Gaussian, Logistic, Observation
+from training.prior import Prior, StandardNormal
 
 CHUNK_ROWS = 1024
 """Decoder rows evaluated at once for a figure: bounds the memory, and changes nothing but which
@@ -68,6 +69,7 @@ class LatentModel(Family):
         config: Sizes, and the kind of p(x|z).
         data: Whose events.
         labels: Names of the classes that the decoder is told, if it is told any.
+        prior: p(z); a standard normal if nothing is said.
 
     Raises:
         ValueError: The observation model does not fit the events.
@@ -76,11 +78,17 @@ class LatentModel(Family):
     usual_draws = 256
 
     def __init__(
-        self, config: LatentConfig, data: Data, *, labels: tuple[str, ...] | None = None
+        self,
+        config: LatentConfig,
+        data: Data,
+        *,
+        labels: tuple[str, ...] | None = None,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__()
         self.latent = config.latent
         self.labels = labels
+        self.prior = prior or StandardNormal()
         self.standardise = Rescale(data)
         self.observation = _observation(config, data.event, self.standardise)
         self.event = data.event.model_copy(update={"levels": self.observation.levels})
@@ -91,14 +99,6 @@ class LatentModel(Family):
             )
         else:
             self.decoder = mlp([inputs, *[config.width] * config.depth, data.event.size])
-
-    def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
-        """Return the draws of p(z) that standard normal noise becomes."""
-        return noise
-
-    def log_prior(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
-        """Return log p(z) in nats."""
-        return normal_log_prob(z).sum(-1)
 
     def log_likelihood(
         self,
@@ -149,9 +149,9 @@ class LatentModel(Family):
         """
         label, z = self.conditioned(inputs)
         log_likelihood = self.log_likelihood(self.observation.settle(x), z, label)
-        if self.interface.latent.distribution == "normal":
+        if self.prior.distribution == "normal":
             return (log_likelihood,)
-        return log_likelihood, self.log_prior(z)
+        return log_likelihood, self.prior.log_prob(z)
 
     def conditioned(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor]:
         """Return label, if the model has labels, and the one input after it."""
@@ -188,13 +188,17 @@ class LatentModel(Family):
         }
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode, observe and likelihood."""
+        """Return decode, observe and likelihood; of a learned p(z) also prior."""
         decode, observe = Call(self, "decode"), Call(self, "observe")
+        learned: dict[Role, nn.Module] = {}
+        if self.prior.distribution == "learned":
+            learned["prior"] = Call(self.prior, "push")
         image = self.event.kind == "image"
         return {
             "decode": Pixels(decode) if image else decode,
             "observe": Pixels(observe) if image else observe,
             "likelihood": Call(self, "likelihood"),
+            **learned,
         }
 
 

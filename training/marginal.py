@@ -45,7 +45,7 @@ class Events:
         """Return what weighs draws of the prior, given their noise."""
 
         def weigh(noise: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
-            z = self.model.push(noise.flatten(0, 1)).view_as(noise)
+            z = self.model.prior.push(noise.flatten(0, 1)).view_as(noise)
             return self.model.log_likelihood(self.batch.x, z, self.batch.label)
 
         return weigh
@@ -139,7 +139,7 @@ def _simulated(model: LatentModel, rows: int) -> tuple[Events, Float[Tensor, "ro
     with torch.no_grad():
         x = torch.cat(
             [
-                model.observe(model.push(noise[part]), *(each[part] for each in inputs))
+                model.observe(model.prior.push(noise[part]), *(each[part] for each in inputs))
                 for part in torch.arange(rows, device=noise.device).split(PART_CHAINS)
             ]
         )

@@ -1,4 +1,6 @@
-"""A learned prior: p(z) is a flow of normal noise, and learns where the codes of events lie.
+"""Priors p(z), of which everything else knows how to draw and how to weigh.
+
+A learned one is a flow of normal noise, and learns where the codes of events lie:
 
     p(z) = N(f(z); 0, I) |det df/dz|,    z = f^-1(noise)
 
@@ -10,6 +12,9 @@ Source:
     as good as the same flow in the posterior); Durkan et al. 2019, arXiv:1906.04032 (couplings).
 """
 
+from abc import ABC, abstractmethod
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,10 +25,43 @@ from training.networks import normal_log_prob
 BINS = 8
 """Of each spline, as in the flows of events."""
 BOUND = 5.0
-"""Half the side of the box in which the splines act: nearly all codes lie within."""
+"""Half the side of the box in which the splines act. Of 20,000 draws of each shipped model all lie
+within (4.85 at most, 2026-11-27)."""
 
 
-class FlowPrior(nn.Module):
+class Prior(nn.Module, ABC):
+    """p(z) of a latent-variable model, as a map of as much standard normal noise.
+
+    Annealing walks among the noise: the map has to be continuous.
+    """
+
+    distribution: Literal["normal", "learned"] = "learned"
+    """What the bundle says of it. Of a normal one everybody knows the density."""
+
+    @abstractmethod
+    def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
+        """Return the z that noise becomes."""
+
+    @abstractmethod
+    def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
+        """Return log p(z) in nats. Refinement differentiates it, inside a graph."""
+
+
+class StandardNormal(Prior):
+    """z is the noise itself."""
+
+    distribution = "normal"
+
+    def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
+        """Return the noise."""
+        return noise
+
+    def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
+        """Return log N(z; 0, I) in nats."""
+        return normal_log_prob(z).sum(-1)
+
+
+class FlowPrior(Prior):
     """Spline couplings between codes z and as many numbers of standard normal noise.
 
     Args:

@@ -71,7 +71,7 @@ class Refine(nn.Module):
         """Return d/dz of log p(x|z) + log p(z)."""
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            total = (self.model.log_likelihood(x, z, label) + self.model.log_prior(z)).sum()
+            total = (self.model.log_likelihood(x, z, label) + self.model.prior.log_prob(z)).sum()
             (gradient,) = torch.autograd.grad(total, z)
         return gradient
 

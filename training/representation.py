@@ -28,7 +28,10 @@ PROBE_ROWS = 10_000
 PROBE_STEPS = 200
 """Of L-BFGS: enough for accuracy, which stands still long before the last digit of a weight."""
 ACTIVE = 0.01
-"""Variance of E[z|x] over x above which a latent is active: Burda et al. 2016, section 5.2."""
+"""Variance of E[z|x] over x, as a part of the prior's, above which a latent is active: Burda et al.
+2016, section 5.2, where the prior's is 1."""
+PRIOR_DRAWS = 4096
+"""Draws of a learned prior that tell its variance, to within a few percent."""
 LATENTS = 16
 """Latents whose divergence is told, at most: those with the largest."""
 DIVERGENCE = "KL of latent "
@@ -65,7 +68,7 @@ def representation(model: Family, data: Data, test: Batch) -> tuple[Figure, ...]
     if model.interface.posterior is None:
         return ()
     known = codes(model, test)
-    figures = [_active(known)]
+    figures = [_active(known, _variance_of_prior(model))]
     if known.spread is not None and model.interface.latent.distribution == "normal":
         figures += _divergences(known.mean, known.spread)
     if data.labels:
@@ -112,18 +115,29 @@ def codes(model: Family, batch: Batch) -> Codes:
     return Codes(torch.cat(means), torch.cat(spreads) if spreads else None, noises / len(batch))
 
 
-def _active(known: Codes) -> Figure:
-    """Return how many latents say anything of x."""
+def _variance_of_prior(model: Family) -> Float[Tensor, " latent"]:
+    """Return the variance of each latent under p(z), by draws where that is learned."""
+    push, size = model.graphs().get("prior"), model.interface.latent.size
+    if push is None:
+        return torch.ones(size, dtype=torch.float64)
+    parameter = next(model.parameters())
+    noise = torch.randn(PRIOR_DRAWS, size, device=parameter.device, dtype=parameter.dtype)
+    z: Tensor = push(noise)[0]
+    return z.double().cpu().var(0)
+
+
+def _active(known: Codes, unit: Float[Tensor, " latent"]) -> Figure:
+    """Return how many latents say anything of x, whose variance is in units of the prior's."""
     rows, latents = known.mean.shape
     # The mean of n draws varies by 1 / n over x even where q is the prior: more than ACTIVE.
-    variance = known.mean.var(0) - known.noise
+    variance = (known.mean.var(0) - known.noise) / unit
     return Figure(
         name="active units",
         value=int((variance > ACTIVE).sum()),
         standard_error=None,
         n=rows,
         unit=f"of {latents} latents",
-        note=f"E[z|x] varies over x by more than {ACTIVE} (Burda et al. 2016)",
+        note=f"E[z|x] varies over x by more than {ACTIVE} of what z does (Burda et al. 2016)",
     )
 
 

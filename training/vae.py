@@ -33,7 +33,7 @@ from training.latent import LatentConfig, LatentModel
 from training.networks import bounded_log
 from training.posterior import DiagonalGaussian, FlowPosterior, FullGaussian, Posterior
 from training.posterior import Gaussian as GaussianPosterior
-from training.prior import FlowPrior
+from training.prior import FlowPrior, Prior, StandardNormal
 from training.refine import Refine
 
 SCORE_DRAWS = 8
@@ -140,7 +140,7 @@ class VAE(LatentModel):
     step: Tensor
 
     def __init__(self, config: VAEConfig, data: Data) -> None:
-        super().__init__(config, data, labels=_labels(config, data))
+        super().__init__(config, data, labels=_labels(config, data), prior=_prior(config))
         self.config = config
         self.encoder = _encoder(config, data, classes=len(self.labels or ()))
         if config.posterior == "flow":
@@ -149,11 +149,6 @@ class VAE(LatentModel):
                 latent=config.latent,
                 context=config.flow_context,
                 width=config.flow_width,
-            )
-        self.prior: FlowPrior | None = None
-        if config.prior == "flow":
-            self.prior = FlowPrior(
-                latent=config.latent, layers=config.prior_layers, width=config.prior_width
             )
         # How far training is: the warm-up and the number of draws go by it.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -164,7 +159,7 @@ class VAE(LatentModel):
         return Interface(
             family="vae",
             event=self.event,
-            latent=Latent(shape=(self.latent,), distribution="learned" if self.prior else "normal"),
+            latent=Latent(shape=(self.latent,), distribution=self.prior.distribution),
             labels=self.labels,
             observation=self.observation.name,
             posterior=self.config.posterior,
@@ -204,14 +199,6 @@ class VAE(LatentModel):
             raise TypeError("this model's posterior is a flow")
         return posterior
 
-    def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
-        """Return the draws of p(z) that standard normal noise becomes."""
-        return self.prior.push(noise) if self.prior else noise
-
-    def log_prior(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
-        """Return log p(z) in nats."""
-        return self.prior.log_prob(z) if self.prior else super().log_prior(z)
-
     def terms(
         self,
         x: Float[Tensor, "batch ..."],
@@ -236,9 +223,9 @@ class VAE(LatentModel):
             if not isinstance(posterior, GaussianPosterior):
                 raise TypeError("only of a Gaussian is log q known at any z")
             log_q = posterior.detach().log_prob(z)
-        divergence = log_q - self.log_prior(z)
+        divergence = log_q - self.prior.log_prob(z)
         # Of two normals it is known; of a learned prior draws alone tell.
-        kl = None if self.prior else posterior.kl()
+        kl = posterior.kl() if self.prior.distribution == "normal" else None
         return z, Terms(self.log_likelihood(x, z, label), divergence, kl)
 
     def weigh(
@@ -332,13 +319,8 @@ class VAE(LatentModel):
         )
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode, observe, likelihood, encode, elbo.
-
-        Of a Gaussian posterior also refine, and of a learned p(z) also prior.
-        """
+        """Return those of every latent model, encode, elbo; of a Gaussian posterior also refine."""
         graphs = super().graphs() | {"encode": Call(self, "encode"), "elbo": Call(self, "elbo")}
-        if self.prior:
-            graphs["prior"] = Call(self, "push")
         if self.config.posterior != "flow":
             graphs["refine"] = Refine(self, full=self.config.posterior == "full")
         return graphs
@@ -362,6 +344,16 @@ def _encoder(config: VAEConfig, data: Data, *, classes: int) -> Encoder:
     return Encoder(
         data.event, width=config.width, depth=config.depth, outputs=outputs, classes=classes
     )
+
+
+def _prior(config: VAEConfig) -> Prior:
+    match config.prior:
+        case "normal":
+            return StandardNormal()
+        case "flow":
+            return FlowPrior(
+                latent=config.latent, layers=config.prior_layers, width=config.prior_width
+            )
 
 
 def _labels(config: VAEConfig, data: Data) -> tuple[str, ...] | None:

@@ -72,7 +72,10 @@ class Sample(Seeded):
         None, description="Class of every row, or one for each. Default: drawn from the seed."
     )
     temperature: float = Field(
-        1.0, ge=0, le=2, description="Factor on z: 1 is the model, less is closer to its mode."
+        1.0,
+        ge=0,
+        le=2,
+        description="Factor on z, or on the noise that a learned p(z) makes z of. 1 is the model.",
     )
     observation: Observation | None = Field(
         None,

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import pytest
 from service import bundle, monte_carlo, noise, operations, sampling
 from service.batching import Batcher
 from service.engine import Engine
+from service.lanes import Job
 from service.manifest import Estimator
 from service.noise import Stream
 from service.sampling import Drawing
 from service.session import Device
-from tests.service.api.test_oip_inference import arrays, infer, native, tensor
+from tests.service.api.test_oip_inference import arrays, infer, native, refused, tensor
 from tests.service.conftest import Client, MakeClient
 from tests.service.ppca import LEAN_LEARNED, WIDE
 from tests.service.test_bundle import edit
@@ -60,6 +62,24 @@ def test_any_slice_of_the_samples_is_the_slice_of_the_whole(engine: Engine) -> N
     for (first, n), part in zip(SLICES, parts, strict=True):
         np.testing.assert_array_equal(part, whole[first : first + n])
     np.testing.assert_array_equal(streamed, whole)
+
+
+def test_small_sample_goes_first_on_both_of_its_lanes_and_a_part_of_a_stream_does_not(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job[Any]] = []
+    run = Batcher.run
+
+    async def record(self: Batcher, job: Job[Any]) -> None:
+        jobs.append(job)
+        await run(self, job)
+
+    monkeypatch.setattr(Batcher, "run", record)
+    asyncio.run(sampling.sample(engine, Drawing(n=1, seed=5)))
+    assert [(job.begun, job.is_prompt) for job in jobs] == [(False, True)] * 2
+    jobs.clear()
+    asyncio.run(sampling.sample(engine, Drawing(n=1, seed=5), begun=True))
+    assert [(job.begun, job.is_prompt) for job in jobs] == [(True, False)] * 2
 
 
 SLICES = [(0, 1), (3, 64), (100, 7), (499, 1), (17, 300)]
@@ -117,6 +137,10 @@ def test_inference_protocol_samples_by_it_and_offers_it(latent: Client) -> None:
     eps = noise_of(5, 9)
     pushed = arrays(infer(latent, "lean-learned.prior", tensor("noise", eps)))
     np.testing.assert_allclose(pushed["z"], sampled["z"], rtol=1e-6)
+    config = latent.get("/v2/models/lean-learned.prior/config").json()
+    assert [each["optional"] for each in config["input"]] == [False]
+    given = tensor("noise", eps)
+    assert "unknown here" in refused(latent, "lean-learned.prior", given, parameters={"seed": 5})
     z = np.stack([eps, -eps], axis=1)[:5]
     answer = arrays(infer(latent, "lean-learned.likelihood", tensor("x", X[:5]), tensor("z", z)))
     expected = WIDE.likelihood_and_prior(X[:5].astype(float), z)

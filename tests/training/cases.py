@@ -99,8 +99,7 @@ def shaken(flow: Shaken, scale: float = 0.3) -> Shaken:
 
 def _vae(config: VAEConfig, data: Data) -> tuple[Family, Data]:
     model = VAE(config, data)
-    if model.prior:
-        shaken(model.prior)
+    shaken(model.prior)
     return model, data
 
 

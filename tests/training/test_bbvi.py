@@ -54,7 +54,7 @@ def excess(known: LinearGaussian, parameters: Tensor) -> Tensor:
 
 def inferred(model: BBVI, x: Tensor, *, steps: int) -> Tensor:
     torch.manual_seed(0)
-    return model.infer(x, model.prior(len(x)).to(x), steps=steps)
+    return model.infer(x, model.first(len(x)).to(x), steps=steps)
 
 
 def test_the_best_diagonal_normal_has_no_excess() -> None:
@@ -163,7 +163,7 @@ def test_figures_of_binary_latents_are_those_of_their_enumeration() -> None:
     nats = {name: each.values for name, each in model.nats(Batch(case.x), 20_000).items()}
     torch.testing.assert_close(-nats["negative log-likelihood"], truth, rtol=0, atol=0.02)
     torch.manual_seed(0)
-    parameters = model.infer(case.x, model.prior(EVENTS).double(), steps=200)
+    parameters = model.infer(case.x, model.first(EVENTS).double(), steps=200)
     terms = model.terms(case.x, parameters, draws=20_000)
     exact = case.elbo(parameters)
     assert (exact <= truth).all()

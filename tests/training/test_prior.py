@@ -13,6 +13,7 @@ from training import marginal
 from training.annealing import Effort
 from training.data import Batch
 from training.marginal import Events
+from training.observation import Gaussian
 from training.prior import BOUND, FlowPrior
 from training.refine import Refine
 from training.vae import VAE, VAEConfig
@@ -89,7 +90,7 @@ def model() -> VAE:
 @pytest.fixture(scope="module")
 def events(model: VAE) -> Events:
     torch.manual_seed(2)
-    z = model.push(torch.randn(12, 2).double())
+    z = model.prior.push(torch.randn(12, 2).double())
     return Events(model, Batch(model.observe(z, torch.randn(12, 3).double())))
 
 
@@ -97,7 +98,7 @@ def events(model: VAE) -> Events:
 def truth(model: VAE, events: Events) -> Tensor:
     """Return log p(x) of each event, by quadrature."""
     z, area = grid()
-    log_prior = model.log_prior(z)
+    log_prior = model.prior.log_prob(z)
     found = [
         torch.logsumexp(model.log_likelihood(x[None], z) + log_prior, 1) for x in events.batch.x
     ]
@@ -124,15 +125,23 @@ def test_annealing_agrees_with_the_integral(events: Events, truth: Tensor) -> No
     assert found.standard_error.max() < 0.1
 
 
-def test_bounds_from_both_sides_hold_simulated_events_between_them(model: VAE) -> None:
+@torch.no_grad()
+def test_simulated_events_come_with_the_noise_that_they_are_made_of(model: VAE) -> None:
+    """From z in its place, the way back would begin elsewhere than in the posterior."""
     torch.manual_seed(3)
+    events, noise = marginal._simulated(model, 2000)
+    assert isinstance(model.observation, Gaussian)
+    residual = events.batch.x - model.decode(model.prior.push(noise))
+    squares = (residual / model.observation.log_scale.exp()).square()
+    error = squares.std().item() / math.sqrt(squares.numel())
+    assert abs(squares.mean().item() - 1) < 4.5 * error
     low, high = marginal.sandwich(model, 40, Effort(100, 16), lambda _: None)
     gap = high - low
     assert abs(gap.mean().item()) < 4.5 * gap.std().item() / math.sqrt(len(gap)) + 0.05
 
 
 @torch.no_grad()
-def test_bound_is_below_the_integral_by_the_divergence(
+def test_bound_is_by_draws_and_below_the_integral(
     model: VAE, events: Events, truth: Tensor
 ) -> None:
     torch.manual_seed(4)
@@ -142,10 +151,8 @@ def test_bound_is_below_the_integral_by_the_divergence(
     assert (terms.elbo.mean(1) < truth + 4.5 * error).all()
 
 
-@pytest.mark.parametrize("steps", [40])
-def test_refinement_climbs_by_the_learned_prior(
-    model: VAE, events: Events, truth: Tensor, steps: int
-) -> None:
+def test_refinement_climbs_by_the_learned_prior(model: VAE, events: Events, truth: Tensor) -> None:
+    """By the gradient of N(0, I) in its place the mean gain would be 0.75 and not 3.4."""
     refine, x = Refine(model, full=False), events.batch.x
     mean, scale = model.encode(x)
     torch.manual_seed(5)
@@ -154,16 +161,16 @@ def test_refinement_climbs_by_the_learned_prior(
     def bound(mean: Tensor, scale: Tensor) -> Tensor:
         z = mean[:, None] + scale[:, None] * noise
         log_q = torch.distributions.Normal(mean[:, None], scale[:, None]).log_prob(z).sum(-1)
-        found: Tensor = model.log_likelihood(x, z) + model.log_prior(z) - log_q
+        found: Tensor = model.log_likelihood(x, z) + model.prior.log_prob(z) - log_q
         return found.mean(1)
 
     before = bound(mean, scale)
-    for step in range(steps):
+    for step in range(40):
         rate = torch.full((12,), 0.5 / (1 + step / 20)).double()
         mean, scale = refine(x, mean, scale, rate, torch.randn(12, 4, 2).double())
     after = bound(mean, scale)
     assert (after > before - 0.02).all()
-    assert (after - before).mean() > 0.1
+    assert (after - before).mean() > 2
     assert (after < truth + 0.1).all()
 
 
@@ -172,4 +179,4 @@ def test_likelihood_graph_tells_the_prior_of_each_draw(model: VAE) -> None:
     x, z = torch.randn(4, 3).double(), torch.randn(4, 7, 2).double()
     log_likelihood, log_prior = model.likelihood(x, z)
     torch.testing.assert_close(log_likelihood, model.log_likelihood(x, z))
-    torch.testing.assert_close(log_prior, model.log_prior(z))
+    torch.testing.assert_close(log_prior, model.prior.log_prob(z))

@@ -199,9 +199,15 @@ def _check_draws(spec: TensorSpec, array: Array) -> int:
     """Return how many draws there are, 1 if the array has no such axis.
 
     Raises:
-        InputInvalid: The axis is empty.
+        InputInvalid: The axis is empty, or is not there though others are.
     """
     axis = spec.shape.index("draws")
+    if 1 < array.ndim < len(spec.shape):
+        expected = ", ".join(["n", *map(str, spec.shape[1:])])
+        raise InputInvalid(
+            f"field '{spec.name}': expected shape ({expected}); got {tuple(array.shape)}.",
+            field=spec.name,
+        )
     draws: int = array.shape[axis] if array.ndim > axis else 1
     if not draws:
         raise InputInvalid(
@@ -250,8 +256,6 @@ def _noise(served: Served, spec: TensorSpec, *, seed: int, draws: int) -> Source
     event, latent = served.engine.manifest.event.shape, served.engine.manifest.latent.shape
     is_normal = spec.noise == "normal"
     match served.task:
-        case "prior":
-            return Noise(seed, Stream.LATENT, latent)
         case "observe":
             return Noise(seed, Stream.OBSERVATION, event, is_normal=is_normal)
         case "refine":

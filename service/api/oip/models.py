@@ -56,7 +56,8 @@ class Served:
             return Signature((ROWS,), outputs, frozenset({ROWS.name}))
         graph = graphs[self.task]
         inputs = tuple(map(_as_column, graph.inputs))
-        noise = frozenset(spec.name for spec in inputs if spec.noise)
+        # Where there is no other input, nothing else would say how many rows are wanted.
+        noise = frozenset(spec.name for spec in inputs if spec.noise and len(inputs) > 1)
         return Signature(inputs, graph.outputs, noise)
 
     @property
@@ -64,7 +65,8 @@ class Served:
         """What it may be told."""
         if self.task == SAMPLE:
             return parameters.SampleParameters
-        noisy = [spec for spec in self.signature.inputs if spec.noise]
+        signature = self.signature
+        noisy = [spec for spec in signature.inputs if spec.name in signature.optional]
         if not noisy:
             return Parameters
         return (

@@ -116,6 +116,7 @@ def test_divergence_of_a_flow_is_of_each_draw(latent: Client) -> None:
         ("lean.likelihood", [tensor("x", X)], {}, "input 'z': it is missing"),
         ("lean.likelihood", [tensor("x", X), tensor("z", Z)], {"seed": 1}, "unknown here"),
         ("lean.likelihood", [tensor("x", X), tensor("z", Z[:, :0])], {}, "at least one draw"),
+        ("lean.likelihood", [tensor("x", X), tensor("z", Z[:, 0])], {}, "shape (n, draws, 2); got"),
         ("lean.likelihood", [tensor("x", X), tensor("z", Z[:3])], {}, "different numbers of rows"),
         ("lean.refine", [tensor("x", X)], {"draws": 3}, "parameter 'draws': unknown here"),
         ("lean.refine", [tensor("x", X), tensor("mean", X[:, :2])], {}, "input 'scale'"),
