@@ -139,10 +139,9 @@ def test_card_says_how_a_density_without_an_encoder_is_estimated() -> None:
         known = manifest(FLOW).model_copy(update={**dict(latent), "posterior": posterior})
         assert words in card(known, FIT)
         assert "is learned" not in card(known, FIT)
-    learned = Latent(shape=(2,), distribution="learned")
-    assert "the distribution of z is learned as well" in card(
-        known.model_copy(update={"latent": learned}), FIT
-    )
+    learned = {"posterior": "full", "latent": Latent(shape=(2,), distribution="learned")}
+    text = card(manifest(FLOW).model_copy(update={**dict(latent), **learned}), FIT)
+    assert "the distribution of z is learned as well" in text
 
 
 def test_card_gives_the_recipe_as_toml_that_reads_back() -> None:
