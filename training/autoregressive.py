@@ -1,33 +1,20 @@
 """Inverse autoregressive flows: fast one way, which is all that a posterior needs.
 
 Source:
-    Kingma et al. 2016, arXiv:1606.04934 (the flow, algorithm 1); Germain et al. 2015,
-    arXiv:1502.03509 (masks that make a network autoregressive).
+    Kingma et al. 2016, arXiv:1606.04934 (algorithm 1).
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear, logsigmoid
+from torch.nn.functional import logsigmoid
+
+from training.masked import MaskedLinear, degrees
 
 START = 0.1
 """Factor on the initial weights of a last layer, so that a flow starts close to the identity."""
 FORGET = 2.0
 """Bias of every gate at the start: it keeps sigmoid(2) = 0.88 of z. The paper: "1 to 2"."""
-
-
-class MaskedLinear(nn.Linear):
-    """A linear layer, some of whose weights are held at 0."""
-
-    mask: Tensor
-
-    def __init__(self, mask: Float[Tensor, "output input"]) -> None:
-        super().__init__(mask.shape[1], mask.shape[0])
-        self.register_buffer("mask", mask)
-
-    def forward(self, input: Float[Tensor, "... input"]) -> Float[Tensor, "... output"]:
-        """Return the masked weights times the input, plus the bias."""
-        return linear(input, self.weight * self.mask, self.bias)
 
 
 class Autoregressive(nn.Module):
@@ -42,9 +29,8 @@ class Autoregressive(nn.Module):
     def __init__(self, *, latent: int, context: int, width: int) -> None:
         super().__init__()
         place = torch.arange(latent)
-        # A hidden unit of degree k sees latents 0 to k, and is seen by those after k. Degrees are
-        # spread evenly, so that with a few units the last latents still matter.
-        degree = ((torch.arange(width) + 1) * max(1, latent - 1) - 1) // width
+        # A hidden unit of degree k sees latents 0 to k, and is seen by those after k.
+        degree = degrees(latent, width)
         self.first = MaskedLinear((degree[:, None] >= place).float())
         self.context = nn.Linear(context, width, bias=False)
         self.second = MaskedLinear((degree[:, None] >= degree).float())

@@ -1,7 +1,7 @@
 """Invertible layers: each maps its input one way with the log-determinant, and back.
 
-A *coupling* leaves some channels as they are, and moves each of the others by a spline whose
-shape a network reads off the unmoved ones. Its Jacobian is triangular, its inverse one pass.
+A *coupling* leaves some channels as they are, and moves each of the others by a map whose shape a
+network reads off the unmoved ones. Its Jacobian is triangular, its inverse one pass.
 
 Source: Dinh, Krueger & Bengio 2015, arXiv:1410.8516; Dinh, Sohl-Dickstein & Bengio 2017,
 arXiv:1605.08803.
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.conditioner import dense
-from training.splines import Knots, inverse_spline, knots, parameters_per_spline, spline
+from training.elementwise import Elementwise
 
 
 class Bijection(nn.Module, ABC):
@@ -80,14 +80,14 @@ class Standardise(Bijection):
 
 
 class Coupling(Bijection):
-    """Splines on the `moved` channels (axis 1), steered by a network that sees the `known` ones.
+    """Maps of the `moved` channels (axis 1), steered by a network that sees the `known` ones.
 
     Args:
         channels: How many channels the input has. Those in neither list stay, unseen.
         known: Indices of what the network reads.
         moved: Indices of what it moves; disjoint from `known`.
         network: Maps (batch, len(known), ...) to (batch, len(moved) * free numbers, ...).
-        bound: Half the side of the box in which the splines act.
+        transform: What kind of map.
     """
 
     known: Tensor
@@ -102,7 +102,7 @@ class Coupling(Bijection):
         known: Sequence[int],
         moved: Sequence[int],
         network: nn.Module,
-        bound: float,
+        transform: Elementwise,
     ) -> None:
         super().__init__()
         still = [channel for channel in range(channels) if channel not in moved]
@@ -112,27 +112,28 @@ class Coupling(Bijection):
         self.register_buffer("still", torch.tensor(still), persistent=False)
         self.register_buffer("back", back, persistent=False)
         self.network = network
-        self.bound = bound
+        self.transform = transform
 
     def forward(
         self, x: Float[Tensor, "batch channel ..."]
     ) -> tuple[Float[Tensor, "batch channel ..."], Float[Tensor, " batch"]]:
-        """Return z and the sum of the splines' log-slopes."""
-        moved, log_slope = spline(x.index_select(1, self.moved), self._knots(x))
+        """Return z and the sum of the maps' log-slopes."""
+        moved, log_slope = self.transform.forward(x.index_select(1, self.moved), self._free(x))
         return self._join(moved, x), log_slope.flatten(1).sum(dim=1)
 
     def inverse(self, z: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
         """Return x; the network sees the same channels, since they did not move."""
-        moved, _ = inverse_spline(z.index_select(1, self.moved), self._knots(z))
+        moved = self.transform.inverse(z.index_select(1, self.moved), self._free(z))
         return self._join(moved, z)
 
-    def _knots(self, x: Float[Tensor, "batch channel ..."]) -> Knots:
+    def _free(self, x: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch moved free ..."]:
         # What lies outside the box could drive the splines to any steepness: the network sees
         # the nearest place inside.
-        known = x.index_select(1, self.known).clamp(-self.bound, self.bound)
+        bound = self.transform.bound
+        known = x.index_select(1, self.known).clamp(-bound, bound)
         # The network may work in fewer digits than the splines, which take steep turns.
         free = self.network(known.to(self._network_dtype())).to(x.dtype)
-        return knots(free.unflatten(1, (len(self.moved), -1)), self.bound)
+        return torch.unflatten(free, 1, (len(self.moved), -1))
 
     def _network_dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
@@ -146,8 +147,7 @@ def halves(
     features: int,
     *,
     layers: int,
-    bins: int,
-    bound: float,
+    transform: Elementwise,
     width: int,
     depth: int,
     dropout: float = 0.0,
@@ -159,8 +159,7 @@ def halves(
     Args:
         features: Of each row, two or more.
         layers: How many couplings.
-        bins: Of each spline.
-        bound: Half the side of the box in which the splines act.
+        transform: What kind of map.
         width: Units of each coupling's network.
         depth: Residual blocks of each.
         dropout: Of each.
@@ -174,13 +173,15 @@ def halves(
         order = [*moved, *known] if swap else torch.randperm(features).tolist()
         network = dense(
             known=len(known),
-            free=len(moved) * parameters_per_spline(bins),
+            free=len(moved) * transform.free,
             width=width,
             depth=depth,
             dropout=dropout,
         )
         made.append(
-            Coupling(channels=features, known=known, moved=moved, network=network, bound=bound)
+            Coupling(
+                channels=features, known=known, moved=moved, network=network, transform=transform
+            )
         )
     return made
 

@@ -12,12 +12,12 @@ from coarse to fine).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.manifest import Density, Event, Frozen, Interface, Latent, Role
@@ -35,17 +35,28 @@ from training.coupling import (
 )
 from training.data import Batch, Data
 from training.dequantise import Dequantise
+from training.elementwise import Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
+from training.masked import Masked
 from training.networks import normal_log_prob
-from training.splines import parameters_per_spline
+from training.triangular import Inverted, Reverse, Triangular
 
 
 class FlowConfig(Frozen):
-    """A coupling flow of rational-quadratic splines."""
+    """Couplings or triangular maps, by splines or affine."""
 
     family: Literal["flow"] = Field("flow", description="Selects this family.")
+    layer: Literal["coupling", "autoregressive", "inverse-autoregressive"] = Field(
+        "coupling",
+        description="What moves: half of the features, given the others; or of a vector each "
+        "feature, given those before it, in one pass for densities (the samples take one pass for "
+        "each feature) or in one pass for samples.",
+    )
+    transform: Literal["spline", "affine"] = Field(
+        "spline", description="How: by rational-quadratic splines, or scaled and shifted."
+    )
     layers: int = Field(
-        8, ge=2, description="Couplings that see the whole event, or of an image the coarse half."
+        8, ge=2, description="Layers that see the whole event, or of an image the coarse half."
     )
     width: int = Field(64, ge=1, description="Hidden units, or channels, of each network.")
     depth: int = Field(2, ge=1, description="Residual blocks of each network.")
@@ -62,6 +73,17 @@ class FlowConfig(Frozen):
         lt=0.5,
         description="Of an image: a grey level y enters as the logit of alpha + (1 - 2 alpha) y.",
     )
+
+    @model_validator(mode="after")
+    def _options_are_used(self) -> "FlowConfig":
+        if "bins" in self.model_fields_set and self.transform == "affine":
+            raise ValueError('bins: is of transform = "spline"; leave it out')
+        return self
+
+    @property
+    def map(self) -> Elementwise:
+        """The kind of map that a layer applies to each value."""
+        return Affine() if self.transform == "affine" else Spline(self.bins, self.bound)
 
 
 class Flow(Family):
@@ -204,23 +226,43 @@ def _dequantise(config: FlowConfig, event: Event) -> Dequantise:
 
 
 def _vector_network(config: FlowConfig, data: Data) -> Chain:
-    """Return couplings over random halves of the features, each half moved in turn."""
+    """Return couplings over random halves of the features, or triangular maps."""
     features = data.event.size
     if features < 2:
-        raise ValueError("model.family: a coupling flow needs two features or more; got one")
+        raise ValueError("model.family: a flow needs two features or more; got one")
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
-    couplings = halves(
-        features,
-        layers=config.layers,
-        bins=config.bins,
-        bound=config.bound,
-        width=config.width,
-        depth=config.depth,
-        dropout=config.dropout,
-    )
-    return Chain([Standardise(mean, std), *couplings])
+    if config.layer == "coupling":
+        layers: list[Bijection] = [
+            *halves(
+                features,
+                layers=config.layers,
+                transform=config.map,
+                width=config.width,
+                depth=config.depth,
+                dropout=config.dropout,
+            )
+        ]
+    else:
+        layers = [*_triangles(config, features)]
+    return Chain([Standardise(mean, std), *layers])
+
+
+def _triangles(config: FlowConfig, features: int) -> Iterator[Bijection]:
+    """Yield triangular maps, between which the order of the features is turned round."""
+    for layer in range(config.layers):
+        network = Masked(
+            inputs=features,
+            free=config.map.free,
+            width=config.width,
+            depth=config.depth,
+            dropout=config.dropout,
+        )
+        triangle = Triangular(config.map, network)
+        yield Inverted(triangle) if config.layer == "inverse-autoregressive" else triangle
+        if layer < config.layers - 1:
+            yield Reverse()
 
 
 # Which phases of a squeezed image move, as (known, moved): checkerboard, rows, columns, each
@@ -237,6 +279,10 @@ _MASKS = (
 
 def _image_network(config: FlowConfig, event: Event) -> Chain:
     """Return the flow from the finest pixels to the coarse image and then within it."""
+    if config.layer != "coupling":
+        raise ValueError(
+            f'model.layer: {config.layer} is for vectors; an image takes layer = "coupling"'
+        )
     channels, height, width = event.shape
     if height % 4 or width % 4:
         raise ValueError(
@@ -252,14 +298,14 @@ def _image_network(config: FlowConfig, event: Event) -> Chain:
         )
         network = convolutional(
             known=len(known),
-            free=len(moved) * parameters_per_spline(config.bins),
+            free=len(moved) * config.map.free,
             side=(height // 2, width // 2) if fine else (height // 4, width // 4),
             width=config.fine_width if fine else config.width,
             depth=config.fine_depth if fine else config.depth,
             dropout=config.dropout,
         )
         return Coupling(
-            channels=4 * channels, known=known, moved=moved, network=network, bound=config.bound
+            channels=4 * channels, known=known, moved=moved, network=network, transform=config.map
         )
 
     masks = (_MASKS[layer % len(_MASKS)] for layer in range(config.layers))

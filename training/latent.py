@@ -69,7 +69,6 @@ class LatentModel(Family):
         config: Sizes, and the kind of p(x|z).
         data: Whose events.
         labels: Names of the classes that the decoder is told, if it is told any.
-        prior: p(z); a standard normal if nothing is said.
 
     Raises:
         ValueError: The observation model does not fit the events.
@@ -78,17 +77,12 @@ class LatentModel(Family):
     usual_draws = 256
 
     def __init__(
-        self,
-        config: LatentConfig,
-        data: Data,
-        *,
-        labels: tuple[str, ...] | None = None,
-        prior: Prior | None = None,
+        self, config: LatentConfig, data: Data, *, labels: tuple[str, ...] | None = None
     ) -> None:
         super().__init__()
         self.latent = config.latent
         self.labels = labels
-        self.prior = prior or StandardNormal()
+        self.prior: Prior = StandardNormal()
         self.standardise = Rescale(data)
         self.observation = _observation(config, data.event, self.standardise)
         self.event = data.event.model_copy(update={"levels": self.observation.levels})

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.coupling import Chain, halves
+from training.elementwise import Spline
 from training.networks import normal_log_prob
 
 BINS = 8
@@ -78,7 +79,7 @@ class FlowPrior(Prior):
         if latent < 2:
             raise ValueError("model.prior: a flow couples two latents or more; latent is 1")
         self.flow = Chain(
-            halves(latent, layers=layers, bins=BINS, bound=BOUND, width=width, depth=1)
+            halves(latent, layers=layers, transform=Spline(BINS, BOUND), width=width, depth=1)
         )
 
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:

@@ -3,8 +3,8 @@
 A bundle keeps its weights in its graphs and nowhere else. The exporter leaves most of them under
 their names (`module.model.decoder.0.weight`), but not all (found by trial):
 
-- of a linear layer over more than two axes the weight is transposed, multiplied with its mask if
-  it has one, and loses its name. Such weights come in the order of their use;
+- of a linear layer over more than two axes the weight is transposed, that of a masked one is
+  multiplied with its mask, and both lose their names. Such weights come in the order of their use;
 - what follows from a parameter alone is folded into a constant: the scale of p(x|z), which its
   module knows as a property, from its logarithm. There the equation is solved for the parameter.
 
@@ -171,7 +171,7 @@ def _by_order(files: Sequence[onnx.ModelProto], missing: Mapping[str, Tensor]) -
     for shape in shapes:
         names = [name for name, tensor in missing.items() if tensor.shape == shape]
         for file in files:
-            nameless = [array.T for array in _factors(file) if array.T.shape == shape]
+            nameless = [array for array in _factors(file) if array.shape == shape]
             if len(nameless) == len(names):
                 found |= dict(zip(names, nameless, strict=True))
                 break
@@ -179,12 +179,14 @@ def _by_order(files: Sequence[onnx.ModelProto], missing: Mapping[str, Tensor]) -
 
 
 def _factors(file: onnx.ModelProto) -> Iterator[Array]:
-    """Yield the nameless constants of matrix products in the order of their use."""
+    """Yield the nameless weights of matrix products, (output, input), in the order of their use."""
     constants = {each.name: each for each in file.graph.initializer}
     for node in file.graph.node:
         factor = constants.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
         if factor and not _is_named(factor):
-            yield numpy_helper.to_array(factor)
+            array = numpy_helper.to_array(factor)
+            turned = any(each.name == "transB" and each.i for each in node.attribute)
+            yield array if turned else array.T
 
 
 def _is_named(initializer: onnx.TensorProto) -> bool:

@@ -140,7 +140,7 @@ class VAE(LatentModel):
     step: Tensor
 
     def __init__(self, config: VAEConfig, data: Data) -> None:
-        super().__init__(config, data, labels=_labels(config, data), prior=_prior(config))
+        super().__init__(config, data, labels=_labels(config, data))
         self.config = config
         self.encoder = _encoder(config, data, classes=len(self.labels or ()))
         if config.posterior == "flow":
@@ -150,6 +150,8 @@ class VAE(LatentModel):
                 context=config.flow_context,
                 width=config.flow_width,
             )
+        # The last that is drawn: published bundles are restored by the same draws in this order.
+        self.prior = _prior(config)
         # How far training is: the warm-up and the number of draws go by it.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 

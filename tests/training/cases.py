@@ -23,6 +23,10 @@ from training.vae import VAE, VAEConfig
 Shaken = TypeVar("Shaken", bound=nn.Module)
 
 FLOW = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
+MASKED = FLOW.model_copy(update={"layer": "autoregressive"})
+MASKED_AFFINE = FlowConfig(layer="autoregressive", transform="affine", layers=2, width=16, depth=1)
+AFFINE = MASKED_AFFINE.model_copy(update={"layer": "coupling"})
+BACKWARDS = MASKED.model_copy(update={"layer": "inverse-autoregressive"})
 VAE_OF_IMAGES = VAEConfig(latent=3, width=4)
 VAE_OF_FEATURES = VAEConfig(observation="normal", scale="per-feature", latent=3, width=8, depth=2)
 BBVI_OF_IMAGES = BBVIConfig(latent=3, width=4, score_steps=5)
@@ -107,8 +111,8 @@ def _bbvi(config: BBVIConfig, data: Data) -> tuple[Family, Data]:
     return BBVI(config, data), data
 
 
-def _flow(data: Data) -> tuple[Family, Data]:
-    return shaken(Flow(FLOW, data)), data
+def _flow(data: Data, config: FlowConfig = FLOW) -> tuple[Family, Data]:
+    return shaken(Flow(config, data)), data
 
 
 def _gan(data: Data, config: GANConfig = GAN_CONFIG) -> tuple[Family, Data]:
@@ -153,6 +157,11 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "flow of images": lambda: _flow(images()),
     "flow of features": lambda: _flow(features()),
     "flow of two features": lambda: _flow(vectors(mean=np.zeros(2), std=np.ones(2))),
+    "flow of features by affine couplings": lambda: _flow(features(), AFFINE),
+    "flow of images by affine couplings": lambda: _flow(images(), AFFINE),
+    "flow of features by masked splines": lambda: _flow(features(), MASKED),
+    "flow of features by masked affine maps": lambda: _flow(features(), MASKED_AFFINE),
+    "flow of features by masked splines backwards": lambda: _flow(features(), BACKWARDS),
     "gan with labels": lambda: _gan(images(classes=3)),
     "gan without labels": lambda: _gan(images()),
     "gan with r1": lambda: _gan(images(classes=3), R1),
@@ -168,6 +177,7 @@ EXPORTED = (
     "bbvi of images with binary latents",
     "flow of images",
     "flow of features",
+    "flow of features by masked splines",
     "gan with labels",
     "gan without labels",
 )

@@ -13,6 +13,13 @@ from training.export import to_onnx
 from training.family import Family, outputs_of
 
 
+def used(graph: onnx.GraphProto) -> set[str]:
+    """Return the names that a graph's nodes read, those inside its loops too."""
+    names = {name for node in graph.node for name in node.input}
+    bodies = (each.g for node in graph.node for each in node.attribute if each.HasField("g"))
+    return names.union(*map(used, bodies))
+
+
 def differences(
     family: Family, role: Role, *, rows: tuple[int, ...] = (1, 7, 64), draws: int = 3
 ) -> dict[str, float]:
@@ -22,10 +29,8 @@ def differences(
     inputs, _ = family.interface.signature(role)
     file = to_onnx(graph, inputs, outputs)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    unused = {weight.name for weight in onnx.load_from_string(file).graph.initializer}
-    for node in onnx.load_from_string(file).graph.node:
-        unused -= {*node.input}
-    assert not unused, "weights of another graph"
+    whole = onnx.load_from_string(file).graph
+    assert not {weight.name for weight in whole.initializer} - used(whole), "of another graph"
     assert [each.name for each in session.get_inputs()] == [spec.name for spec in inputs]
     assert [each.name for each in session.get_outputs()] == [spec.name for spec in outputs]
     exact = copy.deepcopy(graph).double()

@@ -69,7 +69,10 @@ def test_quick_puts_in_its_values_marks_the_name_and_yields_to_overrides(path: P
         ("trian.epochs=3", "trian is no key of a recipe; did you mean train?"),
         ("train.epoch=3", "train.epoch is no key of a recipe; did you mean train.epochs?"),
         ("model.layrs=3", "model.layrs is no key of a recipe; did you mean model.layers?"),
-        ("model.zzz=3", "model.zzz is no key of a recipe; known here: family, layers"),
+        (
+            "model.zzz=3",
+            "model.zzz is no key of a recipe; known here: family, layer, transform, layers",
+        ),
         ("model.family=vea", "model.family: expected one of vae, bbvi, flow, gan"),
         ("train.epochs=many", "train.epochs: should be a valid integer"),
         ("train.epochs=0", "train.epochs: should be greater than or equal to 1; got 0"),

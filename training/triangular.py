@@ -1,0 +1,104 @@
+"""Triangular maps: each feature moves by a map whose shape the features before it decide.
+
+Any density can be pushed to any other by one (Knothe 1957; Rosenblatt 1952), and its Jacobian is
+triangular. One way is a single pass of a masked network; the way back goes feature by feature.
+
+Source:
+    Papamakarios et al. 2017, arXiv:1705.07057 (MAF, fast densities); Kingma et al. 2016,
+    arXiv:1606.04934 (IAF, the same the other way round, fast samples).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
+
+from training.coupling import Bijection
+from training.elementwise import Elementwise
+from training.masked import Masked
+
+
+class Triangular(Bijection):
+    """z_i = a map of x_i, steered by x_1, ..., x_{i-1}.
+
+    Args:
+        transform: What kind of map.
+        network: Its free numbers, for each feature.
+    """
+
+    def __init__(self, transform: Elementwise, network: Masked) -> None:
+        super().__init__()
+        self.transform = transform
+        self.network = network
+
+    def forward(
+        self, x: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
+        """Return z and log |det dz/dx|, in one pass."""
+        known = self._known(x)
+        z, log_slope = self.transform.forward(x, self.network(known).to(x.dtype))
+        return z, log_slope.sum(1)
+
+    def inverse(self, z: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """Return x, one feature after the other.
+
+        In an exported graph that is one loop, whose body is there once.
+        """
+        features = self.network.inputs
+        place, x = torch.zeros((), dtype=torch.int64, device=z.device), z * 0
+        if torch.compiler.is_exporting():
+            found: Tensor = while_loop(
+                lambda place, _: place < features,
+                lambda place, x: self._with_next(place, x, z),
+                (place, x),
+            )[1]
+            return found
+        for _ in range(features):
+            place, x = self._with_next(place, x, z)
+        return x
+
+    def _with_next(self, place: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next place, and x with the feature of this one, which was 0 in it."""
+        index = place.reshape(1)
+        free = self.network.at(self._known(x), place).to(x.dtype)
+        found = self.transform.inverse(z.index_select(1, index), free)
+        here = (torch.arange(self.network.inputs, device=x.device) == place).to(x.dtype)
+        return place + 1, x + found * here
+
+    def _known(self, x: Tensor) -> Tensor:
+        bound = self.transform.bound
+        return x.clamp(-bound, bound).to(self.network.first.weight.dtype)
+
+
+class Inverted(Bijection):
+    """A bijection the other way round: what was slow is fast, and what was fast is slow."""
+
+    def __init__(self, inner: Bijection) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(
+        self, x: Float[Tensor, "batch ..."]
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return z and log |det dz/dx|."""
+        z = self.inner.inverse(x)
+        return z, -self.inner(z)[1]
+
+    def inverse(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return x."""
+        x: Tensor = self.inner(z)[0]
+        return x
+
+
+class Reverse(Bijection):
+    """The features in the opposite order, so that the last ones come first next time."""
+
+    def forward(
+        self, x: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
+        """Return them. Nothing is stretched."""
+        return x.flip(1), x.new_zeros(x.shape[0])
+
+    def inverse(self, z: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """Return x."""
+        return z.flip(1)
