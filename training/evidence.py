@@ -81,7 +81,7 @@ def blocks(events: int, draws: int) -> Iterator[int]:
     """Yield how many draws of each event to weigh at once, until there were so many.
 
     Example:
-        >>> list(blocks(300, 8))
+        >>> list(blocks(80, 8))
         [3, 3, 2]
     """
     width = max(1, BLOCK_ROWS // events)
