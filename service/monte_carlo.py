@@ -24,7 +24,7 @@ WINDOW_DRAWS = 2**16
 """Draws of all rows together whose weights are held at once; more come in several windows."""
 
 WINDOW_VALUES = 2**22
-"""Numbers of those draws that are held at once, where they themselves are."""
+"""Numbers of those draws that are held at once, where that is more than a weight each."""
 
 Windows = AsyncGenerator[Answer, None]
 
@@ -79,8 +79,8 @@ def by_prior(engine: Engine, events: Events, *, draws: int, seed: int) -> Window
         return {"log_weight": answer["log_likelihood"]}
 
     # What a learned prior makes lies in memory between the two graphs.
-    most = WINDOW_VALUES // engine.manifest.latent.size if is_learned else WINDOW_DRAWS
-    return one_ahead(_windows(call, events, draws, most=min(most, WINDOW_DRAWS)))
+    held = engine.manifest.latent.size if is_learned else 1
+    return one_ahead(_windows(call, events, draws, held=held))
 
 
 def by_dequantisation(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:
@@ -113,7 +113,7 @@ def _windows(
     events: Events,
     draws: int,
     *,
-    most: int | None = None,
+    held: int = 1,
 ) -> Iterator[Callable[[], Awaitable[Answer]]]:
     """Yield calls that together take all draws, each for as many as may be held at once.
 
@@ -121,9 +121,10 @@ def _windows(
         call: Takes the first draw and how many.
         events: Whose.
         draws: Of each event.
-        most: Draws of all events together in a call, if they are not WINDOW_DRAWS.
+        held: Numbers of each draw that lie in memory: its weight, or what it is made of.
     """
     width = DRAW_WIDTHS[-1]
-    window = max(width, (most or WINDOW_DRAWS) // len(events) // width * width)
+    most = min(WINDOW_DRAWS, WINDOW_VALUES // held)
+    window = max(width, most // len(events) // width * width)
     for first in range(0, draws, window):
         yield partial(call, first, min(window, draws - first))

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.coupling import Chain, halves
+from training.coupling import Chain, halves, with_digits
 from training.elementwise import Spline
 from training.networks import normal_log_prob
 
@@ -84,15 +84,11 @@ class FlowPrior(Prior):
 
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
         """Return log p(z) in nats."""
-        noise, log_abs_det = self.flow(self._with_digits(z.flatten(0, 1)))
+        noise, log_abs_det = self.flow(with_digits(z.flatten(0, 1), training=self.training))
         log_prob = normal_log_prob(noise).sum(-1) + log_abs_det
         return torch.unflatten(log_prob.to(z.dtype), 0, z.shape[:2])
 
     def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
         """Return the z that noise becomes."""
-        z: Tensor = self.flow.inverse(self._with_digits(noise))
+        z: Tensor = self.flow.inverse(with_digits(noise, training=self.training))
         return z.to(noise.dtype)
-
-    def _with_digits(self, rows: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
-        """Return them in float64 once the training is over, as `Flow` does."""
-        return rows if self.training else rows.double()
