@@ -1,4 +1,7 @@
-"""The networks of couplings: what a spline looks like, given the channels that do not move."""
+"""The networks of couplings: what a spline looks like, given the channels that do not move.
+
+They may be told a context besides, the same for all channels and pixels of an event.
+"""
 
 from collections.abc import Sequence
 
@@ -60,23 +63,50 @@ class Conditioner(nn.Module):
     """A residual network from the known channels to the free numbers of the splines.
 
     Its last layer starts at zero, so that every spline starts as the identity.
+
+    Args:
+        first: From the known channels to `width` of them.
+        blocks: What changes those.
+        last: From them to the free numbers.
+        width: How many channels are between.
+        context: Numbers of the context; 0 if there is none.
     """
 
-    def __init__(self, first: nn.Module, blocks: Sequence[nn.Module], last: nn.Module) -> None:
+    def __init__(
+        self,
+        first: nn.Module,
+        blocks: Sequence[nn.Module],
+        last: nn.Module,
+        *,
+        width: int,
+        context: int,
+    ) -> None:
         super().__init__()
         self.first = first
         self.blocks = nn.Sequential(*blocks)
         self.last = last
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
+        if context:
+            self.told = nn.Linear(context, width)
 
-    def forward(self, known: Float[Tensor, "batch known ..."]) -> Float[Tensor, "batch free ..."]:
+    def forward(
+        self,
+        known: Float[Tensor, "batch known ..."],
+        context: Float[Tensor, "batch context"] | None = None,
+    ) -> Float[Tensor, "batch free ..."]:
         """Return free numbers, moved channel by moved channel."""
-        answer: Tensor = self.last(self.blocks(self.first(known)))
+        hidden: Tensor = self.first(known)
+        if context is not None:
+            told: Tensor = self.told(context)
+            hidden = hidden + told.reshape(*told.shape, *[1] * (hidden.ndim - 2))
+        answer: Tensor = self.last(self.blocks(hidden))
         return answer
 
 
-def dense(*, known: int, free: int, width: int, depth: int, dropout: float) -> Conditioner:
+def dense(
+    *, known: int, free: int, width: int, depth: int, dropout: float, context: int = 0
+) -> Conditioner:
     """Return a network of `depth` residual blocks on rows of features."""
     blocks = [
         Residual(
@@ -89,7 +119,11 @@ def dense(*, known: int, free: int, width: int, depth: int, dropout: float) -> C
         for _ in range(depth)
     ]
     return Conditioner(
-        nn.Linear(known, width), blocks, nn.Sequential(nn.SiLU(), nn.Linear(width, free))
+        nn.Linear(known, width),
+        blocks,
+        nn.Sequential(nn.SiLU(), nn.Linear(width, free)),
+        width=width,
+        context=context,
     )
 
 
@@ -101,6 +135,7 @@ def convolutional(
     width: int,
     depth: int,
     dropout: float,
+    context: int = 0,
 ) -> Conditioner:
     """Return a network of `depth` residual blocks on images of this height and width.
 
@@ -119,4 +154,5 @@ def convolutional(
         )
         blocks.append(Residual(nn.ReLU(), Mix(*side), nn.ReLU(), nn.Conv2d(width, width, 1)))
     first = nn.Sequential(nn.Conv2d(known, width, 3, padding=1), Positions(width, *side))
-    return Conditioner(first, blocks, nn.Sequential(nn.ReLU(), nn.Conv2d(width, free, 1)))
+    last = nn.Sequential(nn.ReLU(), nn.Conv2d(width, free, 1))
+    return Conditioner(first, blocks, last, width=width, context=context)

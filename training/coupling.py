@@ -17,18 +17,26 @@ from torch import Tensor, nn
 from training.conditioner import dense
 from training.elementwise import Elementwise
 
+Context = Float[Tensor, "batch context"] | None
+"""What a map is told of its event."""
+
 
 class Bijection(nn.Module, ABC):
-    """An invertible map of events, of the batch axis each on its own."""
+    """An invertible map of events, of the batch axis each on its own.
+
+    Which map it is may depend on a context (batch, context) of each event, such as its class.
+    """
 
     @abstractmethod
     def forward(
-        self, x: Float[Tensor, "batch ..."]
+        self, x: Float[Tensor, "batch ..."], context: Context = None
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Return z and log |det dz/dx|."""
 
     @abstractmethod
-    def inverse(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    def inverse(
+        self, z: Float[Tensor, "batch ..."], context: Context = None
+    ) -> Float[Tensor, "batch ..."]:
         """Return the x that forward maps to z."""
 
 
@@ -40,19 +48,21 @@ class Chain(Bijection):
         self.layers = nn.ModuleList(layers)
 
     def forward(
-        self, x: Float[Tensor, "batch ..."]
+        self, x: Float[Tensor, "batch ..."], context: Context = None
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Return z and the sum of the layers' log-determinants."""
         total = x.new_zeros(x.shape[0])
         for layer in self.layers:
-            x, log_abs_det = layer(x)
+            x, log_abs_det = layer(x, context)
             total = total + log_abs_det
         return x, total
 
-    def inverse(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    def inverse(
+        self, z: Float[Tensor, "batch ..."], context: Context = None
+    ) -> Float[Tensor, "batch ..."]:
         """Return x, undoing the last layer first."""
         for layer in reversed(self.layers):
-            z = layer.inverse(z)  # type: ignore[operator]
+            z = layer.inverse(z, context)  # type: ignore[operator]
         return z
 
 
@@ -68,13 +78,15 @@ class Standardise(Bijection):
         self.register_buffer("std", std)
 
     def forward(
-        self, x: Float[Tensor, "batch feature"]
+        self, x: Float[Tensor, "batch feature"], context: Context = None
     ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
         """Return z and the constant -sum log std for each row."""
         z = (x - self.mean) / self.std
         return z, x.new_zeros(x.shape[0]) - self.std.log().sum()
 
-    def inverse(self, z: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+    def inverse(
+        self, z: Float[Tensor, "batch feature"], context: Context = None
+    ) -> Float[Tensor, "batch feature"]:
         """Return x = mean + std z."""
         return self.mean + self.std * z
 
@@ -86,7 +98,8 @@ class Coupling(Bijection):
         channels: How many channels the input has. Those in neither list stay, unseen.
         known: Indices of what the network reads.
         moved: Indices of what it moves; disjoint from `known`.
-        network: Maps (batch, len(known), ...) to (batch, len(moved) * free numbers, ...).
+        network: Maps (batch, len(known), ...) and the context, or None, to (batch, len(moved) *
+            free numbers, ...).
         transform: What kind of map.
     """
 
@@ -115,28 +128,33 @@ class Coupling(Bijection):
         self.transform = transform
 
     def forward(
-        self, x: Float[Tensor, "batch channel ..."]
+        self, x: Float[Tensor, "batch channel ..."], context: Context = None
     ) -> tuple[Float[Tensor, "batch channel ..."], Float[Tensor, " batch"]]:
         """Return z and the sum of the maps' log-slopes."""
-        moved, log_slope = self.transform.forward(x.index_select(1, self.moved), self._free(x))
+        moved, log_slope = self.transform.forward(
+            x.index_select(1, self.moved), self._free(x, context)
+        )
         return self._join(moved, x), log_slope.flatten(1).sum(dim=1)
 
-    def inverse(self, z: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
+    def inverse(
+        self, z: Float[Tensor, "batch channel ..."], context: Context = None
+    ) -> Float[Tensor, "batch channel ..."]:
         """Return x; the network sees the same channels, since they did not move."""
-        moved = self.transform.inverse(z.index_select(1, self.moved), self._free(z))
+        moved = self.transform.inverse(z.index_select(1, self.moved), self._free(z, context))
         return self._join(moved, z)
 
-    def _free(self, x: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch moved free ..."]:
+    def _free(
+        self, x: Float[Tensor, "batch channel ..."], context: Context
+    ) -> Float[Tensor, "batch moved free ..."]:
         # What lies outside the box could drive the splines to any steepness: the network sees
         # the nearest place inside.
         bound = self.transform.bound
         known = x.index_select(1, self.known).clamp(-bound, bound)
         # The network may work in fewer digits than the splines, which take steep turns.
-        free = self.network(known.to(self._network_dtype())).to(x.dtype)
+        dtype = next(self.network.parameters()).dtype
+        told = None if context is None else context.to(dtype)
+        free = self.network(known.to(dtype), told).to(x.dtype)
         return torch.unflatten(free, 1, (len(self.moved), -1))
-
-    def _network_dtype(self) -> torch.dtype:
-        return next(self.network.parameters()).dtype
 
     def _join(self, moved: Tensor, x: Tensor) -> Tensor:
         joined = torch.cat((moved, x.index_select(1, self.still)), dim=1)
@@ -160,6 +178,7 @@ def halves(
     width: int,
     depth: int,
     dropout: float = 0.0,
+    context: int = 0,
 ) -> list[Coupling]:
     """Return couplings over random halves of the features, each half moved in turn.
 
@@ -172,6 +191,7 @@ def halves(
         width: Units of each coupling's network.
         depth: Residual blocks of each.
         dropout: Of each.
+        context: Numbers that each network is told.
     """
     made = []
     order = torch.randperm(features).tolist()
@@ -186,6 +206,7 @@ def halves(
             width=width,
             depth=depth,
             dropout=dropout,
+            context=context,
         )
         made.append(
             Coupling(
@@ -202,7 +223,7 @@ class Squeeze(Bijection):
     """
 
     def forward(
-        self, x: Float[Tensor, "batch channel height width"]
+        self, x: Float[Tensor, "batch channel height width"], context: Context = None
     ) -> tuple[Float[Tensor, "batch channel4 height2 width2"], Float[Tensor, " batch"]]:
         """Return the phases. Nothing is stretched."""
         c, h, w = x.shape[1:]
@@ -210,7 +231,7 @@ class Squeeze(Bijection):
         return blocks.reshape(-1, 4 * c, h // 2, w // 2), x.new_zeros(x.shape[0])
 
     def inverse(
-        self, z: Float[Tensor, "batch channel4 height2 width2"]
+        self, z: Float[Tensor, "batch channel4 height2 width2"], context: Context = None
     ) -> Float[Tensor, "batch channel height width"]:
         """Return the image whose phases z are."""
         c, h, w = z.shape[1:]
@@ -226,13 +247,13 @@ class Unsqueeze(Bijection):
         self.squeeze = Squeeze()
 
     def forward(
-        self, x: Float[Tensor, "batch channel4 height2 width2"]
+        self, x: Float[Tensor, "batch channel4 height2 width2"], context: Context = None
     ) -> tuple[Float[Tensor, "batch channel height width"], Float[Tensor, " batch"]]:
         """Return the image whose phases x are."""
         return self.squeeze.inverse(x), x.new_zeros(x.shape[0])
 
     def inverse(
-        self, z: Float[Tensor, "batch channel height width"]
+        self, z: Float[Tensor, "batch channel height width"], context: Context = None
     ) -> Float[Tensor, "batch channel4 height2 width2"]:
         """Return the phases of z."""
         phases: Tensor = self.squeeze(z)[0]
@@ -248,13 +269,15 @@ class First(Bijection):
         self.inner = inner
 
     def forward(
-        self, x: Float[Tensor, "batch channel ..."]
+        self, x: Float[Tensor, "batch channel ..."], context: Context = None
     ) -> tuple[Float[Tensor, "batch channel ..."], Float[Tensor, " batch"]]:
         """Return z and the inner log-determinant."""
-        first, log_abs_det = self.inner(x[:, : self.channels])
+        first, log_abs_det = self.inner(x[:, : self.channels], context)
         return torch.cat((first, x[:, self.channels :]), dim=1), log_abs_det
 
-    def inverse(self, z: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
+    def inverse(
+        self, z: Float[Tensor, "batch channel ..."], context: Context = None
+    ) -> Float[Tensor, "batch channel ..."]:
         """Return x."""
-        first = self.inner.inverse(z[:, : self.channels])
+        first = self.inner.inverse(z[:, : self.channels], context)
         return torch.cat((first, z[:, self.channels :]), dim=1)

@@ -136,6 +136,17 @@ class Data:
     sha256: str
 
 
+def told(labels: tuple[str, ...] | None, *, conditional: bool) -> tuple[str, ...] | None:
+    """Return the labels that a model is told: those of its data, if it is conditional.
+
+    Raises:
+        ValueError: It is, and the data has none.
+    """
+    if conditional and not labels:
+        raise ValueError("model.conditional: this data has no labels to be told; see data.label.")
+    return labels if conditional else None
+
+
 def load(config: DataConfig) -> Data:
     """Return the three splits that a recipe's data section describes.
 

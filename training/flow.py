@@ -26,6 +26,7 @@ from training.conditioner import convolutional
 from training.coupling import (
     Bijection,
     Chain,
+    Context,
     Coupling,
     First,
     Squeeze,
@@ -34,12 +35,12 @@ from training.coupling import (
     halves,
     with_digits,
 )
-from training.data import Batch, Data
+from training.data import Batch, Data, told
 from training.dequantise import Dequantise
 from training.elementwise import Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
 from training.masked import Masked
-from training.networks import normal_log_prob
+from training.networks import normal_log_prob, one_hot
 from training.triangular import Inverted, Reverse, Triangular
 
 
@@ -74,6 +75,7 @@ class FlowConfig(Frozen):
         lt=0.5,
         description="Of an image: a grey level y enters as the logit of alpha + (1 - 2 alpha) y.",
     )
+    conditional: bool = Field(False, description="Tell every network the label: p(x|label).")
 
     @model_validator(mode="after")
     def _options_are_used(self) -> "FlowConfig":
@@ -92,48 +94,58 @@ class Flow(Family):
 
     Args:
         config: Sizes.
-        data: Whose event, mean and standard deviation the network is built for. Labels are
-            ignored.
+        data: Whose event, mean and standard deviation the network is built for, and of a
+            conditional one whose labels.
 
     Raises:
         ValueError: The event is a vector of one feature, a continuous image, or an image whose
-            sides are no multiples of four.
+            sides are no multiples of four; or there are no labels to be told.
     """
 
     def __init__(self, config: FlowConfig, data: Data) -> None:
         super().__init__()
         self.config = config
         self.event = data.event
+        self.labels = told(data.labels, conditional=config.conditional)
         self.dequantise: Dequantise | None = None
         if data.event.kind == "image":
             self.dequantise = _dequantise(config, data.event)
-            self.network: Bijection = _image_network(config, data.event)
+            self.network: Bijection = _image_network(config, data.event, context=self.context)
         else:
-            self.network = _vector_network(config, data)
+            self.network = _vector_network(config, data, context=self.context)
+
+    @property
+    def context(self) -> int:
+        """How many numbers the networks are told."""
+        return len(self.labels or ())
 
     @property
     def interface(self) -> Interface:
         """What is served: an exact density, or for images its mean over noise below a level."""
-        event = self.event
+        event, given = self.event, ", given its label" if self.labels else ""
         if self.dequantise is None:
             density = Density(
                 kind="exact",
                 estimator="exact",
-                measure="per unit of x",
+                measure="per unit of x" + given,
                 preprocessing="standardised with the mean and deviation of the training rows",
             )
         else:
             density = Density(
                 kind="estimate",
                 estimator="dequantisation",
-                measure=f"probability of the image of {event.levels} grey levels",
+                measure=f"probability of the image of {event.levels} grey levels{given}",
                 preprocessing=(
                     f"y = (level + noise) / {event.levels}, then the logit of alpha + "
                     f"(1 - 2 alpha) y with alpha = {self.config.alpha}"
                 ),
             )
         return Interface(
-            family="flow", event=event, latent=Latent(shape=event.shape), density=density
+            family="flow",
+            event=event,
+            latent=Latent(shape=event.shape),
+            labels=self.labels,
+            density=density,
         )
 
     def turns(self) -> tuple[Turn, ...]:
@@ -151,47 +163,50 @@ class Flow(Family):
         arXiv:1509.00519).
         """
         if self.dequantise is None:
-            return {"negative log-density": Nats(-self.log_density(batch.x))}
-        found = [self.log_density(batch.x, self._noise(batch.x)).double() for _ in range(draws)]
+            return {"negative log-density": Nats(-self._log_density(batch))}
+        found = [self._log_density(batch).double() for _ in range(draws)]
         nats = -log_mean(torch.stack(found, dim=1))
         note = f"an upper bound on average: dequantisation noise, draws per image: {draws}"
         return {"negative log-density": Nats(nats, note)}
 
     def encode(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+        self, x: Float[Tensor, "batch ..."], *inputs: Tensor
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Return z and log |det dz/dx|, such that log N(z) plus it is the log-density.
 
         Args:
             x: Events in the data's own units; an image is rounded to its grey levels.
-            noise: For an image: its place below each level, uniform in [0, 1).
+            inputs: The label, if the flow is conditional; then of an image the noise, which is
+                its place below each level, uniform in [0, 1).
         """
-        z, log_abs_det, _ = self.encode_and_log_density(x, noise)
+        z, log_abs_det, _ = self.encode_and_log_density(x, *inputs)
         return z, log_abs_det
 
     def encode_and_log_density(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+        self, x: Float[Tensor, "batch ..."], *inputs: Tensor
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return z, log |det dz/dx| and log p(x), of which the last costs next to nothing."""
+        label, rest = (inputs[0], inputs[1:]) if self.labels else (None, inputs)
         w, before = with_digits(x, training=self.training), x.new_zeros(x.shape[0])
-        if self.dequantise is not None and noise is not None:
-            w, before = self.dequantise(w, noise)
-        z, log_abs_det = self.network(w)
+        if self.dequantise is not None:
+            w, before = self.dequantise(w, *rest)
+        z, log_abs_det = self.network(w, self._context(label, like=w))
         log_abs_det = before + log_abs_det
         log_density = normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
         return z.to(x.dtype), log_abs_det.to(x.dtype), log_density.to(x.dtype)
 
     def log_density(
-        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."] | None = None
+        self, x: Float[Tensor, "batch ..."], *inputs: Tensor
     ) -> Float[Tensor, " batch"]:
         """Return log p(x) in nats; for an image one draw, whose exp averages to P(image)."""
-        return self.encode_and_log_density(x, noise)[2]
+        return self.encode_and_log_density(x, *inputs)[2]
 
     def decode(
         self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Return the events whose code z is; of an image the value between its grey levels."""
-        x: Tensor = self.network.inverse(with_digits(z, training=self.training))
+        w = with_digits(z, training=self.training)
+        x: Tensor = self.network.inverse(w, self._context(label, like=w))
         return (x if self.dequantise is None else self.dequantise.inverse(x)).to(z.dtype)
 
     def graphs(self) -> dict[Role, nn.Module]:
@@ -203,11 +218,18 @@ class Flow(Family):
             "log_density": judge,
         }
 
-    def _noise(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."] | None:
-        return None if self.dequantise is None else torch.rand_like(x)
+    def _context(self, label: Tensor | None, *, like: Tensor) -> Context:
+        """Return what the networks are told: 1 at the event's class, 0 elsewhere."""
+        return None if label is None else one_hot(label, self.context, like=like)
+
+    def _log_density(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """Return log p(x) of events with their labels, at noise of torch's global generator."""
+        label = (batch.label,) if self.labels and batch.label is not None else ()
+        noise = () if self.dequantise is None else (torch.rand_like(batch.x),)
+        return self.log_density(batch.x, *label, *noise)
 
     def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
-        nats = -self.log_density(batch.x, self._noise(batch.x)).mean()
+        nats = -self._log_density(batch).mean()
         return {"loss": nats, "bits_per_dim": nats.detach() / (self.event.size * math.log(2))}
 
 
@@ -218,7 +240,7 @@ def _dequantise(config: FlowConfig, event: Event) -> Dequantise:
     return Dequantise(levels=event.levels, alpha=config.alpha, bound=config.bound)
 
 
-def _vector_network(config: FlowConfig, data: Data) -> Chain:
+def _vector_network(config: FlowConfig, data: Data, *, context: int) -> Chain:
     """Return couplings over random halves of the features, or triangular maps."""
     features = data.event.size
     if features < 2:
@@ -235,14 +257,15 @@ def _vector_network(config: FlowConfig, data: Data) -> Chain:
                 width=config.width,
                 depth=config.depth,
                 dropout=config.dropout,
+                context=context,
             )
         ]
     else:
-        layers = [*_triangles(config, features)]
+        layers = [*_triangles(config, features, context=context)]
     return Chain([Standardise(mean, std), *layers])
 
 
-def _triangles(config: FlowConfig, features: int) -> Iterator[Bijection]:
+def _triangles(config: FlowConfig, features: int, *, context: int) -> Iterator[Bijection]:
     """Yield triangular maps, between which the order of the features is turned round."""
     for layer in range(config.layers):
         network = Masked(
@@ -251,6 +274,7 @@ def _triangles(config: FlowConfig, features: int) -> Iterator[Bijection]:
             width=config.width,
             depth=config.depth,
             dropout=config.dropout,
+            context=context,
         )
         triangle = Triangular(config.map, network)
         yield Inverted(triangle) if config.layer == "inverse-autoregressive" else triangle
@@ -270,7 +294,7 @@ _MASKS = (
 )
 
 
-def _image_network(config: FlowConfig, event: Event) -> Chain:
+def _image_network(config: FlowConfig, event: Event, *, context: int) -> Chain:
     """Return the flow from the finest pixels to the coarse image and then within it."""
     if config.layer != "coupling":
         raise ValueError(
@@ -296,6 +320,7 @@ def _image_network(config: FlowConfig, event: Event) -> Chain:
             width=config.fine_width if fine else config.width,
             depth=config.fine_depth if fine else config.depth,
             dropout=config.dropout,
+            context=context,
         )
         return Coupling(
             channels=4 * channels, known=known, moved=moved, network=network, transform=config.map

@@ -50,10 +50,18 @@ class Masked(nn.Module):
         width: Hidden units.
         depth: Residual blocks.
         dropout: Share of hidden units dropped.
+        context: Numbers that every unit may see besides; 0 if there are none.
     """
 
     def __init__(
-        self, *, inputs: int, free: int, width: int, depth: int, dropout: float = 0.0
+        self,
+        *,
+        inputs: int,
+        free: int,
+        width: int,
+        depth: int,
+        dropout: float = 0.0,
+        context: int = 0,
     ) -> None:
         super().__init__()
         self.inputs = inputs
@@ -77,13 +85,24 @@ class Masked(nn.Module):
         self.last = MaskedLinear(seen.repeat_interleave(free, 0))
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
+        if context:
+            self.told = nn.Linear(context, width)
 
-    def forward(self, x: Float[Tensor, "batch input"]) -> Float[Tensor, "batch input free"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch input"],
+        context: Float[Tensor, "batch context"] | None = None,
+    ) -> Float[Tensor, "batch input free"]:
         """Return the free numbers of every input."""
-        free: Tensor = self.last(self._hidden(x))
+        free: Tensor = self.last(self._hidden(x, context))
         return torch.unflatten(free, 1, (self.inputs, -1))
 
-    def at(self, x: Float[Tensor, "batch input"], place: Tensor) -> Float[Tensor, "batch 1 free"]:
+    def at(
+        self,
+        x: Float[Tensor, "batch input"],
+        place: Tensor,
+        context: Float[Tensor, "batch context"] | None = None,
+    ) -> Float[Tensor, "batch 1 free"]:
         """Return the free numbers of one input, whose index is a tensor without axes.
 
         For that the last layer, which is the widest, is computed in part only.
@@ -93,8 +112,11 @@ class Masked(nn.Module):
         index = place.reshape(1)
         weight = weight.index_select(0, index).squeeze(0)
         bias = self.last.bias.unflatten(0, each).index_select(0, index).squeeze(0)
-        return linear(self._hidden(x), weight, bias).unsqueeze(1)
+        return linear(self._hidden(x, context), weight, bias).unsqueeze(1)
 
-    def _hidden(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.activation(self.blocks(self.first(x)))
+    def _hidden(self, x: Tensor, context: Tensor | None) -> Tensor:
+        first: Tensor = self.first(x)
+        if context is not None:
+            first = first + self.told(context)
+        hidden: Tensor = self.activation(self.blocks(first))
         return hidden

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-from training.coupling import Bijection
+from training.coupling import Bijection, Context
 from training.elementwise import Elementwise
 from training.masked import Masked
 
@@ -32,14 +32,16 @@ class Triangular(Bijection):
         self.network = network
 
     def forward(
-        self, x: Float[Tensor, "batch feature"]
+        self, x: Float[Tensor, "batch feature"], context: Context = None
     ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
         """Return z and log |det dz/dx|, in one pass."""
-        known = self._known(x)
-        z, log_slope = self.transform.forward(x, self.network(known).to(x.dtype))
+        free = self.network(self._seen(x), self._told(context)).to(x.dtype)
+        z, log_slope = self.transform.forward(x, free)
         return z, log_slope.sum(1)
 
-    def inverse(self, z: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+    def inverse(
+        self, z: Float[Tensor, "batch feature"], context: Context = None
+    ) -> Float[Tensor, "batch feature"]:
         """Return x, one feature after the other.
 
         In an exported graph that is one loop, whose body is there once.
@@ -49,25 +51,30 @@ class Triangular(Bijection):
         if torch.compiler.is_exporting():
             found: Tensor = while_loop(
                 lambda place, _: place < features,
-                lambda place, x: self._with_next(place, x, z),
+                lambda place, x: self._with_next(place, x, z, context),
                 (place, x),
             )[1]
             return found
         for _ in range(features):
-            place, x = self._with_next(place, x, z)
+            place, x = self._with_next(place, x, z, context)
         return x
 
-    def _with_next(self, place: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_next(
+        self, place: Tensor, x: Tensor, z: Tensor, context: Context
+    ) -> tuple[Tensor, Tensor]:
         """Return the next place, and x with the feature of this one, which was 0 in it."""
         index = place.reshape(1)
-        free = self.network.at(self._known(x), place).to(x.dtype)
+        free = self.network.at(self._seen(x), place, self._told(context)).to(x.dtype)
         found = self.transform.inverse(z.index_select(1, index), free)
         here = (torch.arange(self.network.inputs, device=x.device) == place).to(x.dtype)
         return place + 1, x + found * here
 
-    def _known(self, x: Tensor) -> Tensor:
+    def _seen(self, x: Tensor) -> Tensor:
         bound = self.transform.bound
         return x.clamp(-bound, bound).to(self.network.first.weight.dtype)
+
+    def _told(self, context: Context) -> Context:
+        return None if context is None else context.to(self.network.first.weight.dtype)
 
 
 class Inverted(Bijection):
@@ -78,15 +85,17 @@ class Inverted(Bijection):
         self.inner = inner
 
     def forward(
-        self, x: Float[Tensor, "batch ..."]
+        self, x: Float[Tensor, "batch ..."], context: Context = None
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
         """Return z and log |det dz/dx|."""
-        z = self.inner.inverse(x)
-        return z, -self.inner(z)[1]
+        z = self.inner.inverse(x, context)
+        return z, -self.inner(z, context)[1]
 
-    def inverse(self, z: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    def inverse(
+        self, z: Float[Tensor, "batch ..."], context: Context = None
+    ) -> Float[Tensor, "batch ..."]:
         """Return x."""
-        x: Tensor = self.inner(z)[0]
+        x: Tensor = self.inner(z, context)[0]
         return x
 
 
@@ -94,11 +103,13 @@ class Reverse(Bijection):
     """The features in the opposite order, so that the last ones come first next time."""
 
     def forward(
-        self, x: Float[Tensor, "batch feature"]
+        self, x: Float[Tensor, "batch feature"], context: Context = None
     ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
         """Return them. Nothing is stretched."""
         return x.flip(1), x.new_zeros(x.shape[0])
 
-    def inverse(self, z: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+    def inverse(
+        self, z: Float[Tensor, "batch feature"], context: Context = None
+    ) -> Float[Tensor, "batch feature"]:
         """Return x."""
         return z.flip(1)

@@ -26,7 +26,7 @@ from training.bounds import (
     negative_elbo,
     negative_iwae,
 )
-from training.data import Batch, Data
+from training.data import Batch, Data, told
 from training.encoder import Encoder
 from training.family import Call, Nats, Turn
 from training.latent import LatentConfig, LatentModel
@@ -140,7 +140,7 @@ class VAE(LatentModel):
     step: Tensor
 
     def __init__(self, config: VAEConfig, data: Data) -> None:
-        super().__init__(config, data, labels=_labels(config, data))
+        super().__init__(config, data, labels=told(data.labels, conditional=config.conditional))
         self.config = config
         self.encoder = _encoder(config, data, classes=len(self.labels or ()))
         if config.posterior == "flow":
@@ -356,9 +356,3 @@ def _prior(config: VAEConfig) -> Prior:
             return FlowPrior(
                 latent=config.latent, layers=config.prior_layers, width=config.prior_width
             )
-
-
-def _labels(config: VAEConfig, data: Data) -> tuple[str, ...] | None:
-    if config.conditional and not data.labels:
-        raise ValueError("model.conditional: this data has no labels to be told; see data.label.")
-    return data.labels if config.conditional else None

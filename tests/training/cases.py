@@ -27,6 +27,8 @@ MASKED = FLOW.model_copy(update={"layer": "autoregressive"})
 MASKED_AFFINE = FlowConfig(layer="autoregressive", transform="affine", layers=2, width=16, depth=1)
 AFFINE = MASKED_AFFINE.model_copy(update={"layer": "coupling"})
 BACKWARDS = MASKED.model_copy(update={"layer": "inverse-autoregressive"})
+CONDITIONAL = FLOW.model_copy(update={"conditional": True})
+MASKED_CONDITIONAL = MASKED.model_copy(update={"conditional": True})
 VAE_OF_IMAGES = VAEConfig(latent=3, width=4)
 VAE_OF_FEATURES = VAEConfig(observation="normal", scale="per-feature", latent=3, width=8, depth=2)
 BBVI_OF_IMAGES = BBVIConfig(latent=3, width=4, score_steps=5)
@@ -89,6 +91,13 @@ def vectors(*, mean: np.ndarray, std: np.ndarray, rows: int = 40) -> Data:
 def features() -> Data:
     """Return three features of very different sizes."""
     return vectors(mean=np.array([1.0, -50.0, 3.0]), std=np.array([0.25, 8.0, 1.0]))
+
+
+def labelled(rows: int = 40, classes: int = 3) -> Data:
+    """Return two features whose mean is their class."""
+    generator = torch.Generator().manual_seed(1)
+    label = torch.arange(rows) % classes
+    return of(label[:, None] + torch.randn(rows, 2, generator=generator), label=label)
 
 
 def shaken(flow: Shaken, scale: float = 0.3) -> Shaken:
@@ -162,6 +171,9 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "flow of features by masked splines": lambda: _flow(features(), MASKED),
     "flow of features by masked affine maps": lambda: _flow(features(), MASKED_AFFINE),
     "flow of features by masked splines backwards": lambda: _flow(features(), BACKWARDS),
+    "flow of images with labels": lambda: _flow(images(classes=3), CONDITIONAL),
+    "flow of features with labels": lambda: _flow(labelled(), CONDITIONAL),
+    "flow of features by masked splines with labels": lambda: _flow(labelled(), MASKED_CONDITIONAL),
     "gan with labels": lambda: _gan(images(classes=3)),
     "gan without labels": lambda: _gan(images()),
     "gan with r1": lambda: _gan(images(classes=3), R1),
@@ -178,6 +190,8 @@ EXPORTED = (
     "flow of images",
     "flow of features",
     "flow of features by masked splines",
+    "flow of images with labels",
+    "flow of features by masked splines with labels",
     "gan with labels",
     "gan without labels",
 )
