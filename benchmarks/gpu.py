@@ -17,7 +17,7 @@ import numpy as np
 from service import bundle
 from service.bundle import Bundle
 from service.errors import DeviceUnavailable
-from service.manifest import Role
+from service.interface import Role
 from service.runtime import onnxruntime
 from service.session import Device, Session, choose_device
 from service.tensors import Array

@@ -25,7 +25,8 @@ from pydantic import ValidationError
 
 from service import golden, graphs
 from service.errors import BundleInvalid
-from service.manifest import Graph, Manifest, Role
+from service.interface import Role
+from service.manifest import Graph, Manifest
 from service.tensors import Array
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ import numpy as np
 from service.engine import Engine
 from service.errors import EngineFailed, InputInvalid, NotANumber
 from service.feeds import Given, Source
-from service.manifest import Manifest, Role
+from service.interface import Role
+from service.manifest import Manifest
 from service.runs import Feeds
 from service.tensors import Array
 

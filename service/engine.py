@@ -16,8 +16,9 @@ from service.batching import Batcher
 from service.bundle import Bundle
 from service.errors import BundleInvalid, EngineFailed, NotANumber
 from service.feeds import Given, Source, in_rows
+from service.interface import DRAW_WIDTHS, Role
 from service.lanes import Job
-from service.manifest import DRAW_WIDTHS, Graph, Manifest, Role
+from service.manifest import Graph, Manifest
 from service.proof import prove
 from service.runs import Feeds, GraphLane, Rows
 from service.session import Device, Limit, Session

@@ -11,7 +11,8 @@ from typing import IO
 import numpy as np
 
 from service.errors import BundleInvalid
-from service.manifest import Manifest, TensorSpec, Tolerance
+from service.interface import TensorSpec
+from service.manifest import Manifest, Tolerance
 from service.tensors import Array
 
 MAX_BYTES = 2**30

@@ -11,7 +11,7 @@ import onnx
 from onnx import shape_inference
 
 from service.errors import BundleInvalid
-from service.manifest import TensorSpec
+from service.interface import TensorSpec
 
 MAX_NODES = 50_000
 """Of one file, those of its subgraphs and functions included. Loading a thousand takes 50 ms

@@ -13,7 +13,7 @@ import numpy as np
 from service.calls import Answer, Events, run
 from service.engine import Engine
 from service.feeds import Codes, Draws, Source
-from service.manifest import DRAW_WIDTHS
+from service.interface import DRAW_WIDTHS
 from service.noise import Stream
 from service.posterior import Gaussian
 from service.runs import Feeds

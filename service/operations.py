@@ -16,7 +16,8 @@ from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.estimates import Bound, LogMean
 from service.feeds import Codes, Draws, Source
-from service.manifest import Estimator, Manifest
+from service.interface import Estimator
+from service.manifest import Manifest
 from service.monte_carlo import Windows
 from service.noise import Stream
 from service.posterior import gaussian

@@ -7,7 +7,8 @@ import numpy as np
 
 from service.bundle import Bundle
 from service.errors import BundleInvalid
-from service.manifest import DRAW_WIDTHS, Graph, Role, TensorSpec
+from service.interface import DRAW_WIDTHS, Role, TensorSpec
+from service.manifest import Graph
 from service.session import Limit, Session
 from service.tensors import Array
 

@@ -10,7 +10,8 @@ import numpy as np
 from service.calls import Events, run
 from service.engine import Engine
 from service.feeds import Draws
-from service.manifest import REFINE_DRAWS, Manifest
+from service.interface import REFINE_DRAWS
+from service.manifest import Manifest
 from service.noise import DRAWS, Stream
 from service.posterior import Gaussian, gaussian
 from service.runs import Feeds

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.feeds import Source, fill
+from service.interface import Role
 from service.lanes import Lane, Observer, Piece
-from service.manifest import Graph, Role
+from service.manifest import Graph
 from service.session import Session
 from service.tensors import Array
 

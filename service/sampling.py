@@ -13,7 +13,8 @@ from service.calls import Answer, labels_of, run
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Given, Labels, Noise, Source
-from service.manifest import Manifest, Role
+from service.interface import Role
+from service.manifest import Manifest
 from service.noise import ROWS, Stream
 from service.operations import Extra, Observation, Picture
 from service.runs import Feeds

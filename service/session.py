@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from service.bundle import Bundle
 from service.errors import BundleInvalid, DeviceUnavailable, EngineFailed
-from service.manifest import Role
+from service.interface import Role
 from service.runtime import onnxruntime
 from service.tensors import Array
 

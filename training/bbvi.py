@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from service.manifest import Density, Interface, Latent
+from service.interface import Density, Interface, Latent
 from training.bounds import Terms
 from training.data import Batch, Data
 from training.family import Nats, Turn

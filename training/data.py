@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Int64, Num
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from service.manifest import Event, Frozen
+from service.interface import Event, Frozen
 from training.events import moments, to_classes, to_features, to_pixels
 from training.raw import DataInvalid, Raw
 from training.sources import read

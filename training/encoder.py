@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from service.manifest import Event
+from service.interface import Event
 from training.networks import image_encoder, mlp, one_hot
 
 

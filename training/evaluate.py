@@ -15,7 +15,8 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.manifest import Figure, Frozen
+from service.interface import Frozen
+from service.manifest import Figure
 from training.data import Batch, Data
 from training.discrepancy import SCALES, squared_mmd
 from training.family import Family

@@ -25,17 +25,8 @@ from torch import nn
 from torch.export import Dim
 
 from service import bundle
-from service.manifest import (
-    Figure,
-    Golden,
-    Graph,
-    Interface,
-    Manifest,
-    Provenance,
-    Role,
-    TensorSpec,
-    Tolerance,
-)
+from service.interface import Interface, Role, TensorSpec
+from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
 from service.tensors import Array
 from training.family import outputs_of
 from training.measure import measured

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from service.manifest import Interface, Role, TensorSpec
+from service.interface import Interface, Role, TensorSpec
 from training.data import Batch
 
 

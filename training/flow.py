@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.manifest import Density, Event, Frozen, Interface, Latent, Role
+from service.interface import Density, Event, Frozen, Interface, Latent, Role
 from training.bounds import log_mean
 from training.conditioner import convolutional
 from training.coupling import (

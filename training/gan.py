@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 from torch.nn.utils.parametrizations import spectral_norm
 
-from service.manifest import Density, Frozen, Interface, Latent, Role
+from service.interface import Density, Frozen, Interface, Latent, Role
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
 from training.family import Call, Family, Pixels, Turn

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.manifest import Event, Frozen, Role
+from service.interface import Event, Frozen, Role
 from training.bounds import Terms, log_mean
 from training.data import Data
 from training.family import Call, Family, Nats, Pixels

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
-from service.manifest import Frozen
+from service.interface import Frozen
 from training.checkpoint import CHECKPOINT, Fit, Run
 from training.data import Batch, Data
 from training.family import Family, Turn

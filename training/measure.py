@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from service.bundle import Bundle
-from service.manifest import Graph, Manifest, Role
+from service.interface import Role
+from service.manifest import Graph, Manifest
 from service.proof import batches, repeats, replay
 from service.session import Device, Session
 from service.tensors import Array

@@ -30,7 +30,8 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from service.manifest import Frozen, Name
+from service.interface import Frozen
+from service.manifest import Name
 from training.bbvi import BBVI, BBVIConfig
 from training.data import Data, DataConfig
 from training.evaluate import EvaluateConfig

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from service.bundle import Bundle
-from service.manifest import Event, Role
+from service.interface import Event, Role
 from service.tensors import Array
 from training import recipe
 from training.data import Data

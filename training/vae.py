@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from service.manifest import Density, Interface, Latent, Role
+from service.interface import Density, Interface, Latent, Role
 from training.autoregressive import InverseAutoregressive
 from training.bounds import (
     Terms,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from service.errors import BundleInvalid
-from service.manifest import Interface, Role, TensorSpec
+from service.interface import Interface, Role, TensorSpec
 from service.tensors import Array
 
 GOLDEN_ROWS = 16

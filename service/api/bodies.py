@@ -26,7 +26,7 @@ from service.errors import (
     MediaTypeUnsupported,
     RequestMalformed,
 )
-from service.manifest import Event
+from service.interface import Event
 from service.tensors import Array
 
 JSON = "application/json"

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from service.api.patience import Allowance, Drain, allowance, patience
 from service.engine import Engine
 from service.errors import InputInvalid
-from service.manifest import REFINE_DRAWS, Manifest
+from service.interface import REFINE_DRAWS
+from service.manifest import Manifest
 from service.repository import Repository
 from service.settings import Settings
 

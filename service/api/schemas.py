@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
-from service.manifest import Estimator
+from service.interface import Estimator
 from service.operations import Extra, Observation
 from service.refinement import MOST_STEPS
 

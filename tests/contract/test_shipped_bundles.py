@@ -12,7 +12,7 @@ from service import bundle, operations, sampling
 from service.batching import Batcher
 from service.bundle import Bundle
 from service.engine import Engine
-from service.manifest import Event, Role
+from service.interface import Event, Role
 from service.session import Device
 from service.tensors import Array
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.manifest import Density, Event, Interface, Latent
+from service.interface import Density, Event, Interface, Latent
 from tests.service.ppca import PPCA
 from tests.service.tiny import Floats, Tiny
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from service.manifest import Density, Estimator, Event, Interface, Latent, Role
+from service.interface import Density, Estimator, Event, Interface, Latent, Role
 from tests.service.tiny import Floats, Reference, Tiny
 
 Labels = npt.NDArray[np.int64]

@@ -15,7 +15,8 @@ from service import engine as module
 from service.batching import Batcher
 from service.engine import Engine
 from service.errors import BundleInvalid, EngineFailed
-from service.manifest import DRAW_WIDTHS, Graph
+from service.interface import DRAW_WIDTHS
+from service.manifest import Graph
 from service.session import Device, Session
 from tests.service.bundles import AFFINE, MIX, SHIFT, TILES
 from tests.service.ppca import PPCA

@@ -12,8 +12,8 @@ import pytest
 from service import bundle, monte_carlo, noise, operations, sampling
 from service.batching import Batcher
 from service.engine import Engine
+from service.interface import Estimator
 from service.lanes import Job
-from service.manifest import Estimator
 from service.noise import Stream
 from service.sampling import Drawing
 from service.session import Device

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service import bundle
-from service.manifest import Latent
+from service.interface import Latent
 from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, LEAN_LEARNED, PPCA
 from tests.service.test_bundle import Change, edit, refused
 from tests.service.tiny import Tiny

@@ -18,7 +18,7 @@ from service.calls import Answer
 from service.engine import Engine
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid
 from service.feeds import Draws, Noise
-from service.manifest import Density, Event, Interface, Latent
+from service.interface import Density, Event, Interface, Latent
 from service.noise import Stream
 from service.session import Device
 from tests.service import bundles

@@ -16,7 +16,7 @@ from service.calls import Answer, Events
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Given
-from service.manifest import REFINE_DRAWS, Density, Estimator, Role
+from service.interface import REFINE_DRAWS, Density, Estimator, Role
 from service.noise import Stream
 from service.refinement import amortised, rate, refined
 from service.session import Device

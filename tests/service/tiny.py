@@ -11,17 +11,8 @@ import numpy.typing as npt
 import onnx.parser
 
 from service import bundle
-from service.manifest import (
-    Figure,
-    Golden,
-    Graph,
-    Interface,
-    Manifest,
-    Provenance,
-    Role,
-    TensorSpec,
-    Tolerance,
-)
+from service.interface import Interface, Role, TensorSpec
+from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
 
 Floats = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[Any]]

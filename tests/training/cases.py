@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.manifest import Event
+from service.interface import Event
 from training.bbvi import BBVI, BBVIConfig
 from training.data import Batch, Data
 from training.family import Family

@@ -7,7 +7,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from service.manifest import Role, TensorSpec
+from service.interface import Role, TensorSpec
 from service.runtime import onnxruntime
 from training.export import to_onnx
 from training.family import Family, outputs_of

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.manifest import Density, Event, Interface, Latent, Role
+from service.interface import Density, Event, Interface, Latent, Role
 from training.data import Batch, Data
 from training.family import Call, Family, Nats, Turn
 

@@ -4,20 +4,8 @@ import tomllib
 
 import pytest
 
-from service.manifest import (
-    Density,
-    Event,
-    Figure,
-    Golden,
-    Graph,
-    Interface,
-    Latent,
-    Manifest,
-    Provenance,
-    Role,
-    TensorSpec,
-    Tolerance,
-)
+from service.interface import Density, Event, Interface, Latent, Role, TensorSpec
+from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
 from training import card as module
 from training.card import card, sample_command, toml, with_error, with_quality
 from training.checkpoint import Epoch, Fit

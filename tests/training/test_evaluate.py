@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.manifest import Density, Event, Family, Figure, Interface, Latent
+from service.interface import Density, Event, Family, Interface, Latent
+from service.manifest import Figure
 from tests.training.cases import case
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.data import Batch, Data

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.manifest import Event
+from service.interface import Event
 from tests.training.cases import FLOW, of, shaken
 from training.data import Batch
 from training.dequantise import Dequantise

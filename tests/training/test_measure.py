@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from service.manifest import Graph, TensorSpec, Tolerance
+from service.interface import TensorSpec
+from service.manifest import Graph, Tolerance
 from service.session import Limit, Session
 from service.tensors import Array
 from training.measure import rows_exact_at

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.manifest import Event, Interface
+from service.interface import Event, Interface
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.checkpoint import Epoch
 from training.data import Batch

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.manifest import Density, Event, Figure, Interface, Latent, Role
+from service.interface import Density, Event, Interface, Latent, Role
+from service.manifest import Figure
 from tests.training.cases import case, of
 from training.data import Batch, Data
 from training.family import Family

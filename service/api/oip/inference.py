@@ -17,7 +17,8 @@ from service.calls import classes_of, run
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.feeds import Draws, Noise, Source
-from service.manifest import REFINE_DRAWS, Graph, Manifest, TensorSpec
+from service.interface import REFINE_DRAWS, TensorSpec
+from service.manifest import Graph, Manifest
 from service.noise import Stream
 from service.operations import DEFAULT_DRAWS, Extra, Picture
 from service.tensors import Array

@@ -17,7 +17,7 @@ from service.api.oip.parameters import Parameters
 from service.api.oip.wire import DATATYPE, Signature
 from service.engine import Engine
 from service.errors import ModelNotFound
-from service.manifest import Role, TensorSpec
+from service.interface import Role, TensorSpec
 from service.repository import Repository
 from service.settings import Settings
 

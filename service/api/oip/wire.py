@@ -15,7 +15,7 @@ import orjson
 
 from service import tensors
 from service.errors import InputInvalid, RequestMalformed
-from service.manifest import DType, TensorSpec
+from service.interface import DType, TensorSpec
 from service.tensors import Array
 
 DATATYPE: dict[DType, str] = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}

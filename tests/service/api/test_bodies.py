@@ -15,7 +15,7 @@ from PIL import Image
 
 from service.api.bodies import read_picture
 from service.errors import InputInvalid, RequestMalformed
-from service.manifest import Event
+from service.interface import Event
 from tests.service.conftest import Client, MakeClient
 
 Body = bytes | AsyncIterator[bytes]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.manifest import Density, Event, Interface, Latent
+from service.interface import Density, Event, Interface, Latent
 from tests.service.bundles import AFFINE, TILES
 from tests.service.conftest import Client, MakeClient
 from tests.service.tiny import Tiny

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from service import noise
-from service.manifest import REFINE_DRAWS
+from service.interface import REFINE_DRAWS
 from service.noise import Stream
 from tests.service.api.test_oip_inference import arrays, infer, native, refused, tensor
 from tests.service.bundles import step

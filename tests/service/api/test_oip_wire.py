@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from service.api.oip import wire
 from service.api.oip.wire import Call, Signature, Wanted
 from service.errors import InputInvalid, RequestMalformed, ServiceError
-from service.manifest import TensorSpec
+from service.interface import TensorSpec
 from service.tensors import Array
 
 Z = TensorSpec(name="z", shape=("batch", 2))
