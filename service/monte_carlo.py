@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from service import ode
 from service.calls import Answer, Events, run
 from service.engine import Engine
 from service.feeds import Codes, Draws, Source
@@ -100,6 +101,24 @@ def by_dequantisation(engine: Engine, events: Events, *, draws: int, seed: int) 
         return {"log_weight": answer["log_density"].reshape(len(events), draws)}
 
     return one_ahead(_windows(call, events, draws))
+
+
+def by_path(
+    engine: Engine, events: Events, method: ode.Method, *, draws: int, seed: int
+) -> Windows:
+    """Return log p(x + u) along so many paths, as log_weight (n, draws of the window).
+
+    Each path has its own u and, with Hutchinson's estimator, its own direction.
+    """
+
+    async def call(first: int, draws: int) -> Answer:
+        found = await ode.log_density(
+            engine, events, method, seed=seed, first=first, draws=draws, begun=first > 0
+        )
+        return {"log_weight": found}
+
+    # A path is where it is, and its slopes.
+    return one_ahead(_windows(call, events, draws, held=8 * engine.manifest.latent.size))
 
 
 def below_levels(engine: Engine, seed: int, *, first: int, draws: int) -> Draws:

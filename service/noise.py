@@ -47,6 +47,7 @@ class Stream(IntEnum):
     DEQUANTISATION = 4
     REFINEMENT = 5
     PRIOR = 6
+    PROBE = 7
 
 
 def uniform(seed: int, stream: Stream, *, start: int, rows: int, size: int) -> Floats:

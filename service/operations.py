@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from service import monte_carlo
+from service import monte_carlo, ode
 from service.calls import Answer, Events, Label, needed_labels, run
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
-from service.estimates import Bound, LogMean
+from service.estimates import Bound, LogMean, Moments
 from service.feeds import Codes, Draws, Source
 from service.interface import Estimator
 from service.manifest import Manifest
@@ -22,14 +22,13 @@ from service.monte_carlo import Windows
 from service.noise import Stream
 from service.posterior import gaussian
 from service.refinement import amortised, refined
+from service.runs import Feeds
 from service.tensors import Array
 
 Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
 Extra = Literal["z", "label", "log_density"]
 Observation = Literal["mean", "draw"]
 Picture = Literal["x", "pixels"]
-Sampled = Literal["importance", "prior", "dequantisation"]
-"""The estimators that take draws."""
 
 DEFAULT_DRAWS = 64
 """Draws of an estimate when the request names none: a standard error within some ten percent."""
@@ -37,10 +36,11 @@ DEFAULT_DRAWS = 64
 
 def capabilities(manifest: Manifest) -> list[Operation]:
     """Return the operations that a model offers, in the order of the API."""
+    solved = manifest.ode is not None
     offered: dict[Operation, bool] = {
-        "sample": "decode" in manifest.graphs,
-        "decode": "decode" in manifest.graphs,
-        "encode": "encode" in manifest.graphs,
+        "sample": solved or "decode" in manifest.graphs,
+        "decode": solved or "decode" in manifest.graphs,
+        "encode": solved or "encode" in manifest.graphs,
         "log-density": manifest.density.kind != "none",
         "elbo": manifest.posterior is not None,
     }
@@ -117,31 +117,55 @@ def chosen(manifest: Manifest, estimator: Estimator | None) -> Estimator:
     return estimator
 
 
-async def decode(engine: Engine, z: Array, *, label: Label = None, output: Picture = "x") -> Answer:
+async def decode(
+    engine: Engine,
+    z: Array,
+    *,
+    label: Label = None,
+    output: Picture = "x",
+    method: ode.Method | None = None,
+) -> Answer:
     """Return x for each row of z. A model with labels wants them named here.
+
+    Args:
+        engine: The model.
+        z: Shape (n, *latent).
+        label: Of every row, or one for each.
+        output: `x`, or `pixels` in its place.
+        method: Of a continuous flow: how it is solved.
 
     Raises:
         InputInvalid: `label` is missing, or none of the model's; or a row of z is so large that
             the graph answers NaN.
     """
     labels = needed_labels(engine.manifest, label, n=len(z))
-    feeds: dict[str, Array | Source] = {"z": z}
-    if labels is not None:
-        feeds["label"] = labels
+    condition: ode.Condition = {} if labels is None else {"label": labels}
     # Pixels are integers and hide a NaN; the x that they are made of does not.
-    answer = await run(engine, "decode", feeds, outputs=sorted({"x", output}), given="z")
+    outputs = sorted({"x", output})
+    if method:
+        answer = await ode.decoded(engine, z, condition, method, outputs=outputs, given="z")
+    else:
+        feeds: Feeds = {"z": z, **condition}
+        answer = await run(engine, "decode", feeds, outputs=outputs, given="z")
     return {output: answer[output]}
 
 
 async def encode(
-    engine: Engine, x: Array, *, draws: int | None, seed: int, label: Label = None
+    engine: Engine,
+    x: Array,
+    *,
+    draws: int | None,
+    seed: int,
+    label: Label = None,
+    method: ode.Method | None = None,
 ) -> Answer:
     """Return the codes of x.
 
     Of a Gaussian posterior these are its mean and scale (or scale_tril), and z = mean, or with
     `draws` K that many draws of z, shape (n, K, ...). Of a posterior that is a flow z alone: what
     the flow makes of its base's mean, or draws. A flow answers z and log |det dz/dx|; of an image
-    it first adds the dequantisation noise of the seed.
+    it first adds the dequantisation noise of the seed. A continuous flow whose log |det dz/dx| is
+    but estimated leaves it out.
 
     Raises:
         InputInvalid: `draws` was given to a model whose code is not random; `label` is missing,
@@ -163,6 +187,11 @@ async def encode(
         raise InputInvalid(
             f"field 'draws': {manifest.name} has one code for an x. Leave it out.", field="draws"
         )
+    if method:
+        weighs = manifest.density.estimator != "hutchinson"
+        z, log_abs_det = await ode.encoded(engine, events, method, seed=seed, weighs=weighs)
+        found = {"z": z.astype(np.float32)}
+        return found if log_abs_det is None else {**found, "log_abs_det": log_abs_det}
     feeds = events.feeds
     if manifest.density.estimator == "dequantisation":
         feeds["noise"] = monte_carlo.below_levels(engine, seed, first=0, draws=1)
@@ -187,12 +216,16 @@ async def log_density(
     seed: int,
     label: Label = None,
     estimator: Estimator | None = None,
+    method: ode.Method | None = None,
 ) -> Answer:
     """Return log p(x) in nats: exact, or the log of a mean over draws with its standard error.
 
     The estimate log (1/K) sum_k w_k is below log p(x) on average and rises to it with K
     (Burda et al. 2016, arXiv:1509.00519). Its standard error is by the delta method, that of the
     mean weight divided by the mean weight; one draw has none (NaN).
+
+    By Hutchinson's estimator it is the mean over draws of what is right on average; of an image,
+    whose noise below its grey levels it is a mean over as well, a lower bound on average.
 
     Raises:
         CapabilityMissing: The model has not this estimator.
@@ -208,14 +241,17 @@ async def log_density(
                 f"field 'draws': the density of {manifest.name} is exact. Leave it out.",
                 field="draws",
             )
+        if method:
+            return {"log_density": (await ode.log_density(engine, events, method, seed=seed))[:, 0]}
         return await run(engine, "log_density", events.feeds, given="x")
     draws = draws or DEFAULT_DRAWS
-    mean = LogMean(len(x))
-    async with aclosing(
-        await _weights(engine, events, estimator, draws=draws, seed=seed)
-    ) as windows:
+    windows = await _weights(engine, events, estimator, method, draws=draws, seed=seed)
+    mean = Moments(len(x)) if estimator == "hutchinson" else LogMean(len(x))
+    async with aclosing(windows):
         async for window in windows:
             mean.add(window["log_weight"])
+    if isinstance(mean, Moments):
+        return {"log_density": mean.mean, "standard_error": mean.standard_error}
     return {
         "log_density": mean.value,
         "standard_error": mean.standard_error,
@@ -279,16 +315,29 @@ async def _bound(windows: Windows, rows: int) -> Answer:
 
 
 async def _weights(
-    engine: Engine, events: Events, estimator: Sampled, *, draws: int, seed: int
+    engine: Engine,
+    events: Events,
+    estimator: Estimator,
+    method: ode.Method | None,
+    *,
+    draws: int,
+    seed: int,
 ) -> Windows:
-    """Return the windows of an estimate, whose weights have p(x) for their mean."""
+    """Return the windows of an estimate, whose weights have p(x) for their mean.
+
+    But for Hutchinson's, whose logarithms have log p(x) for theirs, or something less.
+    """
     match estimator:
         case "importance":
             return await _importance(engine, events, draws=draws, seed=seed)
         case "prior":
             return monte_carlo.by_prior(engine, events, draws=draws, seed=seed)
+        case "dequantisation" | "hutchinson" if method:
+            return monte_carlo.by_path(engine, events, method, draws=draws, seed=seed)
         case "dequantisation":
             return monte_carlo.by_dequantisation(engine, events, draws=draws, seed=seed)
+        case "exact" | "hutchinson":
+            raise TypeError(f"{estimator} takes no draws of {engine.manifest.name}")
 
 
 async def _importance(engine: Engine, events: Events, *, draws: int, seed: int) -> Windows:

@@ -8,12 +8,14 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
-from service.calls import Answer, labels_of, run
+from service import ode
+from service.calls import Answer, Events, labels_of, run
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Given, Labels, Noise, Source
-from service.interface import Role
+from service.interface import Role, Solver
 from service.manifest import Manifest
 from service.noise import ROWS, Stream
 from service.operations import Extra, Observation, Picture
@@ -40,6 +42,8 @@ class Drawing:
         observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
         include: What to return beside x.
         outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
+        solver: Of a continuous flow; its own where none is named.
+        steps: Of that solver; likewise.
     """
 
     n: int
@@ -50,6 +54,8 @@ class Drawing:
     observation: Observation | None = None
     include: Sequence[Extra] = ()
     outputs: Sequence[Picture] = ("x",)
+    solver: Solver | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         """Pass if a seed has these rows.
@@ -93,21 +99,21 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     if manifest.latent.distribution == "learned":
         z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
     labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
-    condition: dict[str, Source] = {} if labels is None else {"label": labels}
-    feeds: dict[str, Source] = {"z": z, **condition}
-    role = role_of(drawing)
-    if role == "observe":
-        feeds["noise"] = Noise(
-            seed,
-            Stream.OBSERVATION,
-            manifest.event.shape,
-            start=start,
-            is_normal=any(spec.noise == "normal" for spec in manifest.graphs[role].inputs),
-        )
+    condition: ode.Condition = {} if labels is None else {"label": labels}
+    method = ode.chosen(manifest, drawing.solver, drawing.steps)
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     outputs = sorted({"x", *drawing.outputs})
-    answer = await run(engine, role, feeds, outputs=outputs, rows=n, begun=begun)
-    if "log_density" in drawing.include:
+    if method:
+        made = await asyncio.to_thread(z.rows, 0, n)
+        answer = await ode.decoded(engine, made, condition, method, outputs=outputs, begun=begun)
+    else:
+        feeds = _feeds(engine, drawing, {"z": z, **condition})
+        answer = await run(engine, _role_of(drawing), feeds, outputs=outputs, rows=n, begun=begun)
+    if "log_density" in drawing.include and method:
+        events = Events(answer["x"], None if labels is None else Given(labels.rows(0, n)))
+        found = await ode.log_density(engine, events, method, seed=seed, begun=begun)
+        answer["log_density"] = found[:, 0]
+    elif "log_density" in drawing.include:
         said: Feeds = {"x": answer["x"], **condition}
         answer |= await run(engine, "log_density", said, begun=begun)
     if "z" in drawing.include:
@@ -117,6 +123,21 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     if "x" not in drawing.outputs:
         del answer["x"]
     return answer
+
+
+def _feeds(engine: Engine, drawing: Drawing, feeds: dict[str, Source]) -> dict[str, Source]:
+    """Return what the graph that makes x takes: beside z and label perhaps noise."""
+    if _role_of(drawing) != "observe":
+        return feeds
+    manifest = engine.manifest
+    noise = Noise(
+        drawing.seed,
+        Stream.OBSERVATION,
+        manifest.event.shape,
+        start=drawing.start,
+        is_normal=any(spec.noise == "normal" for spec in manifest.graphs["observe"].inputs),
+    )
+    return {**feeds, "noise": noise}
 
 
 async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, None]:
@@ -129,11 +150,11 @@ async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, Non
         As `sample`: of the first window, before anything was yielded.
     """
     row_bytes = 4 * max(engine.manifest.event.size, engine.manifest.latent.size)
-    lane = engine.lanes[role_of(drawing), None]
-    roles = roles_of(engine.manifest, drawing)
-    row_s = sum(engine.lanes[role, None].row_s for role in roles)
+    passes = passes_of(engine.manifest, drawing)
+    row_s = sum(times * engine.lanes[role, None].row_s for role, times in passes.items())
+    most = engine.lanes[next(iter(passes)), None].most
     window = min(WINDOW_BYTES // row_bytes, int(WINDOW_S / row_s))
-    window = max(lane.most, window // lane.most * lane.most)
+    window = max(most, window // most * most)
     calls = (
         partial(
             sample,
@@ -148,26 +169,32 @@ async def stream(engine: Engine, drawing: Drawing) -> AsyncGenerator[Answer, Non
             yield answer
 
 
-def role_of(drawing: Drawing) -> Role:
-    """Return which graph makes x."""
-    return "observe" if drawing.observation == "draw" else "decode"
+def passes_of(manifest: Manifest, drawing: Drawing) -> dict[Role, int]:
+    """Return the graphs that an answer comes from, and how often each row goes through.
 
-
-def roles_of(manifest: Manifest, drawing: Drawing) -> set[Role]:
-    """Return the graphs that a part of the answer comes from."""
-    roles: set[Role] = {role_of(drawing)}
+    The one that makes x, or the velocity that most of it is spent on, is the first.
+    """
+    weighed = "log_density" in drawing.include
+    if method := ode.chosen(manifest, drawing.solver, drawing.steps):
+        passes: dict[Role, int] = {"velocity": method.evaluations, "leave": 1}
+        return passes | ({"enter": 1, "divergence": method.evaluations} if weighed else {})
+    passes = {_role_of(drawing): 1}
     if manifest.latent.distribution == "learned":
-        roles.add("prior")
-    if "log_density" in drawing.include:
-        roles.add("log_density")
-    return roles
+        passes["prior"] = 1
+    if weighed:
+        passes["log_density"] = 1
+    return passes
+
+
+def _role_of(drawing: Drawing) -> Literal["observe", "decode"]:
+    return "observe" if drawing.observation == "draw" else "decode"
 
 
 def check(manifest: Manifest, drawing: Drawing) -> None:
     """Pass if a model can do this.
 
     Raises:
-        CapabilityMissing: `observation` or `include` asks for what it has not.
+        CapabilityMissing: `observation`, `include`, `solver` or `steps` asks for what it has not.
         InputInvalid: `label` is none of its own.
     """
     # One for all rows is looked at once, and not for each of a hundred million.
@@ -176,6 +203,7 @@ def check(manifest: Manifest, drawing: Drawing) -> None:
 
 
 def _check_capabilities(manifest: Manifest, drawing: Drawing) -> None:
+    ode.chosen(manifest, drawing.solver, drawing.steps)
     if drawing.observation and not manifest.observation:
         raise CapabilityMissing(
             f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",

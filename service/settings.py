@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         le=2**18,  # refinement.MOST_STEPS
         description="Most steps of a request that refines q(z|x).",
     )
+    max_steps: int = Field(
+        200,
+        ge=1,
+        le=1000,  # interface.MAX_STEPS
+        description="Most steps of a solver, of a request to a continuous flow.",
+    )
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="Most bytes of a request's body.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."

@@ -8,13 +8,14 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from service import bundle, operations
+from service import bundle, ode, operations
 from service.api import context
 from service.api.bodies import JSON
 from service.api.documentation import problems
 from service.api.schemas import MAX_COLUMNS
 from service.engine import Engine
 from service.errors import NotFound
+from service.manifest import Manifest
 from service.settings import Settings
 from service.shelf import Model
 
@@ -93,12 +94,21 @@ def _summary(model: Model) -> dict[str, Any]:
         "capabilities": operations.capabilities(manifest),
         "estimators": operations.estimators(manifest),
         "refine": "refine" in manifest.graphs,
+        "ode": _ode(manifest),
         "device": {
             "kind": engine.device.kind,
             "reason": engine.device.reason,
             "nodes": {role: sessions[0].nodes for role, sessions in engine.sessions.items()},
         },
     }
+
+
+def _ode(manifest: Manifest) -> dict[str, Any] | None:
+    """Return how a continuous flow is solved if nobody says otherwise."""
+    method = ode.chosen(manifest, None, None)
+    if method is None:
+        return None
+    return {"solver": method.solver, "steps": method.steps, "evaluations": method.evaluations}
 
 
 def _details(engine: Engine, settings: Settings) -> dict[str, Any]:
@@ -118,6 +128,7 @@ def _details(engine: Engine, settings: Settings) -> dict[str, Any]:
             "n": context.most_rows(engine, settings),
             "draws": settings.max_draws,
             "refine": settings.max_refine,
+            "steps": settings.max_steps,
             "columns": MAX_COLUMNS,
             "body_bytes": settings.max_body_bytes,
         },

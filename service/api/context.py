@@ -117,6 +117,18 @@ class Context:
                 field="refine",
             )
 
+    def check_solver(self, steps: int | None) -> None:
+        """Pass if a solver may take so many steps.
+
+        Raises:
+            InputInvalid: Naming the limit.
+        """
+        if steps is not None and steps > self.settings.max_steps:
+            raise InputInvalid(
+                f"field 'steps': at most {self.settings.max_steps} steps; got {steps}.",
+                field="steps",
+            )
+
 
 def of(request: Request) -> Context:
     """Return the context of the app that a request came to."""

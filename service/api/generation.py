@@ -6,7 +6,7 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import operations, sampling
+from service import ode, operations, sampling
 from service.api import answers, bodies, context, observing, schemas, streams
 from service.api.answers import NDJSON, PNG, Result
 from service.api.bodies import JSON, NPY
@@ -61,6 +61,7 @@ async def _sample(request: Request) -> Response:
     output = _output(media_type)
     drawing = _drawing(call, seed=context.seed_or_new(call.seed), output=output)
     sampling.check(engine.manifest, drawing)
+    here.check_solver(call.steps)
     seed, start = drawing.seed, drawing.start
     headers = context.headers(engine, seed=seed, start=start)
     if request.method != "POST":
@@ -87,6 +88,8 @@ def _drawing(call: schemas.Sample, *, seed: int, output: operations.Picture) -> 
         observation=call.observation,
         include=call.include,
         outputs=[output],
+        solver=call.solver,
+        steps=call.steps,
     )
 
 
@@ -168,8 +171,8 @@ def _caching(
         return {"Cache-Control": "no-store"}
     # Bytes may differ in their last bit across runtimes, and where a row's answer depends on
     # its batch from one call to the next: then the tag is weak (RFC 9110, section 8.8.1).
-    roles = sampling.roles_of(engine.manifest, drawing)
-    exact = all(engine.proofs[role].rows_exact_at for role in roles)
+    passes = sampling.passes_of(engine.manifest, drawing)
+    exact = all(engine.proofs[role].rows_exact_at for role in passes)
     parts = [
         engine.identity,
         engine.device.kind,
@@ -213,8 +216,10 @@ async def decode(request: Request) -> Response:
     here.check_values(engine, len(z), field="z")
     observing.note(rows=len(z))
     output = _output(media_type)
+    method = ode.chosen(engine.manifest, call.solver, call.steps)
+    here.check_solver(call.steps)
     async with here.patience(request):
-        answer = await operations.decode(engine, z, label=call.label, output=output)
+        answer = await operations.decode(engine, z, label=call.label, output=output, method=method)
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, **answer}, output, context.headers(engine))
     return await answers.write(result, media_type, columns=call.columns)

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import operations
+from service import ode, operations
 from service.api import answers, bodies, context, observing, schemas
 from service.api.answers import OrNull, Result
 from service.api.documentation import describe
@@ -88,19 +88,35 @@ async def encode(request: Request) -> Response:
         request, schemas.Encode, lambda manifest, _: operations.require(manifest, "encode")
     )
     engine, draws, label = reading.engine, reading.call.draws, reading.call.label
+    method = _method(reading)
     reading.here.check_values(engine, len(reading.x), field="x")
     if draws is not None:
         reading.here.check_draws(len(reading.x), draws)
         reading.here.check_values(engine, len(reading.x) * draws, field="draws")
     async with reading.here.patience(request):
         answer = await operations.encode(
-            engine, reading.x, draws=draws, seed=reading.seed, label=label
+            engine, reading.x, draws=draws, seed=reading.seed, label=label, method=method
         )
     z, log_abs_det = answer.pop("z"), answer.pop("log_abs_det", None)
     fields = {"z": z, "posterior": answer or None, "log_abs_det": log_abs_det}
-    dequantised = engine.manifest.density.estimator == "dequantisation"
+    # The code of an image depends on the noise below its grey levels.
+    dequantised = engine.manifest.density.estimator == "dequantisation" or bool(
+        method and engine.manifest.event.levels
+    )
     is_random = draws is not None if engine.manifest.posterior else dequantised
     return await _write(reading, fields, primary="z", seed=reading.seed if is_random else None)
+
+
+def _method(reading: Reading[schemas.Encode] | Reading[schemas.LogDensity]) -> ode.Method | None:
+    """Return how the model's ode is to be solved, if it has one.
+
+    Raises:
+        CapabilityMissing: It has none, and something was said of it.
+        InputInvalid: So many steps are not taken here.
+    """
+    call = reading.call
+    reading.here.check_solver(call.steps)
+    return ode.chosen(reading.engine.manifest, call.solver, call.steps)
 
 
 _LOG_DENSITY = describe(
@@ -122,7 +138,7 @@ async def log_density(request: Request) -> Response:
     )
     call, manifest = reading.call, reading.engine.manifest
     estimator = operations.chosen(manifest, call.estimator)
-    estimated = estimator != "exact"
+    estimated, method = estimator != "exact", _method(reading)
     draws = call.draws
     if estimated:
         draws = draws or DEFAULT_DRAWS
@@ -135,6 +151,7 @@ async def log_density(request: Request) -> Response:
             seed=reading.seed,
             label=call.label,
             estimator=estimator,
+            method=method,
         )
     value = answer["log_density"]
     fields: dict[str, Any] = {
@@ -145,7 +162,7 @@ async def log_density(request: Request) -> Response:
         "bits_per_dim": value.astype("float64") / (-manifest.event.size * math.log(2)),
         "draws": draws,
     }
-    if estimated:
+    if "effective_sample_size" in answer:
         fields["effective_sample_size"] = OrNull(answer["effective_sample_size"])
     seed = reading.seed if estimated else None
     return await _write(reading, fields, primary="log_density", seed=seed)

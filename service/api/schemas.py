@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
-from service.interface import Estimator
+from service.interface import MAX_STEPS, Estimator, Solver
 from service.operations import Extra, Observation
 from service.refinement import MOST_STEPS
 
@@ -49,6 +49,17 @@ class Seeded(Parameters):
     )
 
 
+class Solved(Parameters):
+    """A call that a continuous flow solves its ode for. No other model takes these."""
+
+    solver: Solver | None = Field(
+        None, description="Of a continuous flow's ode. Default: what its `ode` says."
+    )
+    steps: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="How many that solver takes. Default: likewise."
+    )
+
+
 class Estimated(Seeded):
     """A call on rows x that may be a Monte-Carlo estimate."""
 
@@ -63,7 +74,7 @@ class Estimated(Seeded):
     )
 
 
-class Sample(Seeded):
+class Sample(Seeded, Solved):
     """Rows start .. start + n - 1 of a seed."""
 
     n: int = Field(1, ge=1, description="How many rows.")
@@ -87,7 +98,7 @@ class Sample(Seeded):
     )
 
 
-class Decode(Parameters):
+class Decode(Solved):
     """x of given z."""
 
     tensor: ClassVar[str | None] = "z"
@@ -101,7 +112,7 @@ class Decode(Parameters):
     )
 
 
-class Encode(Estimated):
+class Encode(Estimated, Solved):
     """z of given x."""
 
     draws: int | None = Field(
@@ -112,13 +123,13 @@ class Encode(Estimated):
     )
 
 
-class LogDensity(Estimated):
+class LogDensity(Estimated, Solved):
     """log p(x) of given x."""
 
     estimator: Estimator | None = Field(
         None,
         description="One of the model's `estimators`: draws of q(z|x) (`importance`) or of p(z) "
-        "(`prior`). Default: the first of them.",
+        "(`prior`), for example. Default: the first of them.",
     )
 
 

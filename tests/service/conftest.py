@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.repository import Repository
 from service.settings import Settings
-from tests.service import bundles, ppca
+from tests.service import bundles, linear_odes, ppca
 from tests.service.living import Told, serving_one
 
 
@@ -94,6 +94,15 @@ def latent(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) ->
     for tiny in ppca.LATENT:
         tiny.publish(folder)
     return make_client(models=folder)
+
+
+@pytest.fixture(scope="session")
+def solved(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """A client of a service of continuous flows, and of one flow that is none."""
+    folder = tmp_path_factory.mktemp("solved")
+    for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE):
+        tiny.publish(folder)
+    return make_client(models=folder, max_steps=100)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ class Tiny:
             return generator.integers(0, len(self.interface.labels or ()), shape)
         if spec.name == "scale_tril":
             return np.tril(generator.uniform(0.5, 1.5, shape)).astype(np.float32)
-        if spec.name in ("scale", "rate"):
+        if spec.name in ("scale", "rate", "t"):
             return generator.uniform(0.2, 1.0, shape).astype(np.float32)
         if spec.noise == "uniform" or (spec.name == "x" and self.interface.event.kind == "image"):
             return generator.uniform(size=shape).astype(np.float32)

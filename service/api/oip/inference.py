@@ -97,7 +97,10 @@ async def _sample(here: Context, engine: Engine, call: Call, said: SampleParamet
         observation=said.observation,
         include=extras,
         outputs=[name for name in both if name in wanted] or ["x"],
+        solver=said.solver,
+        steps=said.steps,
     )
+    here.check_solver(said.steps)
     arrays = await sampling.sample(engine, drawing)
     return Outcome(arrays, n, seed, said.start)
 
@@ -156,7 +159,7 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
         array = _check_column(spec, array)
         if spec.name == "label":
             return classes_of(manifest, array)
-        # The one other that there is: the rate of a refinement.
+        # The others that there are: the rate of a refinement, the time of an ode.
         return tensors.check(array, field=spec.name, shape=(), minimum=0, maximum=1)
     shape = [axis for axis in spec.shape[1:] if isinstance(axis, int)]
     if "draws" in spec.shape:
@@ -262,6 +265,8 @@ def _noise(served: Served, spec: TensorSpec, *, seed: int, draws: int) -> Source
         case "refine":
             pairs = REFINE_DRAWS
             return Draws(seed, Stream.REFINEMENT, latent, draws=pairs, width=pairs)
+        case "divergence":
+            return Draws(seed, Stream.PROBE, latent)
         case _ if "draws" in spec.shape:
             return Draws(seed, Stream.POSTERIOR, latent, draws=draws)
         case _:

@@ -49,12 +49,11 @@ class Served:
     @property
     def signature(self) -> Signature:
         """Its tensors, as the manifest has them."""
-        graphs = self.engine.manifest.graphs
+        manifest = self.engine.manifest
         if self.task == SAMPLE:
-            decode = graphs["decode"]
-            outputs = (*decode.outputs, *decode.inputs)
-            return Signature((ROWS,), outputs, frozenset({ROWS.name}))
-        graph = graphs[self.task]
+            inputs, outputs = manifest.signature("decode")
+            return Signature((ROWS,), (*outputs, *inputs), frozenset({ROWS.name}))
+        graph = manifest.graphs[self.task]
         inputs = tuple(map(_as_column, graph.inputs))
         # Where there is no other input, nothing else would say how many rows are wanted.
         noise = frozenset(spec.name for spec in inputs if spec.noise and len(inputs) > 1)

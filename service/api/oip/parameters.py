@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
+from service.interface import MAX_STEPS, Solver
 from service.operations import Observation
 
 
@@ -55,6 +56,12 @@ class SampleParameters(NoiseParameters):
     temperature: float = Field(1.0, ge=0, le=2, description="Factor on z.")
     observation: Observation | None = Field(
         None, description="Of a model with p(x|z): E[x|z] (`mean`, the default), or a `draw` of x."
+    )
+    solver: Solver | None = Field(
+        None, description="Of a continuous flow's ode. Default: what its `ode` says."
+    )
+    steps: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="How many that solver takes. Default: likewise."
     )
 
 

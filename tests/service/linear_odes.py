@@ -1,0 +1,172 @@
+"""Tiny continuous flows whose paths are known in closed form: their velocities are linear in w."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import expm
+
+from service.interface import Density, Event, Interface, Latent, Ode
+from tests.service.tiny import Floats, Tiny
+
+# A vector: dw/dt = 2 t w A, so that w(1) = z expm(A), and x = 3 w + SHIFT.
+TURN = np.array([[0.3, 1.1], [-1.4, 0.2]])
+SHIFT = np.array([5.0, -2.0])
+STRETCH = 3.0
+
+
+def spiral_decode(z: Floats) -> Floats:
+    return np.asarray(STRETCH * (z @ expm(TURN)) + SHIFT)
+
+
+def spiral_encode(x: Floats) -> tuple[Floats, float]:
+    """Return z and log |det dz/dx|."""
+    z = (x - SHIFT) / STRETCH @ expm(-TURN)
+    return z, -float(np.trace(TURN)) - 2 * float(np.log(STRETCH))
+
+
+def spiral_log_density(x: Floats) -> Floats:
+    z, log_abs_det = spiral_encode(x)
+    return np.asarray(-0.5 * (z**2).sum(axis=1) - np.log(2 * np.pi) + log_abs_det)
+
+
+def _spiral_velocity(w: Floats, t: Floats) -> dict[str, Floats]:
+    return {"velocity": 2 * t[:, None] * (w @ TURN)}
+
+
+_SPIRAL = (
+    "a = Unsqueeze(t, last) b = Mul(a, two) c = MatMul(w, turn) velocity = Mul(b, c)"
+    " d = Mul(t, trace) divergence = Mul(d, two)"
+)
+
+SPIRAL = Tiny(
+    name="spiral",
+    interface=Interface(
+        family="continuous-flow",
+        event=Event(kind="vector", shape=(2,)),
+        latent=Latent(shape=(2,)),
+        density=Density(kind="exact", estimator="exact", measure="per unit of x"),
+        ode=Ode(solver="rk4", steps=20),
+    ),
+    nodes={
+        "velocity": _SPIRAL.partition(" d =")[0],
+        "divergence": _SPIRAL,
+        "enter": "y = Sub(x, shift) w = Div(y, stretch) s = ReduceSum<keepdims=0>(x, last) "
+        "o = Mul(s, zero) log_abs_det = Sub(o, log_det)",
+        "leave": "y = Mul(w, stretch) x = Add(y, shift)",
+    },
+    constants={
+        "turn": TURN.astype(np.float32),
+        "trace": np.array([np.trace(TURN)], np.float32),
+        "two": np.array([2], np.float32),
+        "shift": SHIFT.astype(np.float32),
+        "stretch": np.array([STRETCH], np.float32),
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+        "log_det": np.array([2 * np.log(STRETCH)], np.float32),
+    },
+    references={
+        "velocity": _spiral_velocity,
+        "divergence": lambda w, t: {
+            **_spiral_velocity(w, t),
+            "divergence": 2 * t * np.trace(TURN),
+        },
+        "enter": lambda x: {
+            "w": (x - SHIFT) / STRETCH,
+            "log_abs_det": np.full(len(x), -2 * np.log(STRETCH)),
+        },
+        "leave": lambda w: {"x": STRETCH * w + SHIFT},
+    },
+)
+
+# An image of 2 x 2 pixels: dw/dt = w PULL + PUSH[label], w = 2 (level + u) / LEVELS - 1.
+LEVELS = 4
+PULL = np.random.default_rng(4).normal(size=(4, 4)) * 0.4
+PUSH = np.array([[-0.5] * 4, [0.5] * 4])
+
+
+def drift_path(z: Floats, label: npt.NDArray[np.int64], *, time: float = 1.0) -> Floats:
+    """Return where a path is after so much time, (n, 4)."""
+    # The constant push is one more number that stays 1.
+    found = np.empty((len(z), 4))
+    for row, which in enumerate(label):
+        field = np.zeros((5, 5))
+        field[:4, :4], field[4, :4] = PULL, PUSH[which]
+        found[row] = (np.append(z[row], 1.0) @ expm(time * field))[:4]
+    return found
+
+
+def drift_enter(x: Floats, noise: Floats) -> Floats:
+    return np.asarray(2 * (np.rint(x * (LEVELS - 1)) + noise) / LEVELS - 1)
+
+
+def _drift_velocity(w: Floats, t: Floats, label: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    return {"velocity": (w.reshape(-1, 4) @ PULL + PUSH[label]).reshape(w.shape)}
+
+
+def _drift_leave(w: Floats) -> dict[str, npt.NDArray[Any]]:
+    x = (((w + 1) / 2 * LEVELS - 0.5) / (LEVELS - 1)).clip(0, 1)
+    return {"x": x, "pixels": np.rint(255 * x).transpose(0, 2, 3, 1)}
+
+
+LOG_STRETCH = 4 * float(np.log(2 / LEVELS))
+_DRIFT = (
+    "r = Reshape(w, flat) c = MatMul(r, pull) p = Gather(push, label) v = Add(c, p) "
+    "tt = Unsqueeze(t, last) nothing = Mul(tt, zero) vv = Add(v, nothing) "
+    "velocity = Reshape(vv, shape)"
+)
+
+DRIFT = Tiny(
+    name="drift",
+    interface=Interface(
+        family="continuous-flow",
+        event=Event(kind="image", shape=(1, 2, 2), minimum=0, maximum=1, levels=LEVELS),
+        latent=Latent(shape=(1, 2, 2)),
+        labels=("down", "up"),
+        density=Density(kind="estimate", estimator="hutchinson", measure="the 2-bit image"),
+        ode=Ode(solver="midpoint", steps=40),
+    ),
+    nodes={
+        "velocity": _DRIFT,
+        "divergence": f"{_DRIFT} g = Sign(probe) s = Reshape(g, flat) sp = MatMul(s, pull) "
+        "q = Mul(s, sp) divergence = ReduceSum<keepdims=0>(q, last)",
+        "enter": "a = Mul(x, top) k = Round(a) n = Add(k, noise) h = Div(n, half_levels) "
+        "w = Sub(h, unit) f = Reshape(x, flat) s = ReduceSum<keepdims=0>(f, last) "
+        "o = Mul(s, zero) log_abs_det = Add(o, log_stretch)",
+        "leave": "a = Add(w, unit) b = Mul(a, half_levels) c = Sub(b, half) d = Div(c, top) "
+        "e = Max(d, zero) x = Min(e, unit) tr = Transpose<perm=[0, 2, 3, 1]>(x) "
+        "fw = Mul(tr, white) i = Round(fw) pixels = Cast<to=2>(i)",
+    },
+    constants={
+        "pull": PULL.astype(np.float32),
+        "push": PUSH.astype(np.float32),
+        "flat": np.array([-1, 4]),
+        "shape": np.array([-1, 1, 2, 2]),
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+        "unit": np.array([1], np.float32),
+        "half": np.array([0.5], np.float32),
+        "top": np.array([LEVELS - 1], np.float32),
+        "half_levels": np.array([LEVELS / 2], np.float32),
+        "white": np.array([255], np.float32),
+        "log_stretch": np.array([LOG_STRETCH], np.float32),
+    },
+    references={
+        "velocity": _drift_velocity,
+        "divergence": lambda w, t, label, probe: {
+            **_drift_velocity(w, t, label),
+            "divergence": drift_divergence(probe),
+        },
+        "enter": lambda x, noise: {
+            "w": drift_enter(x, noise),
+            "log_abs_det": np.full(len(x), LOG_STRETCH),
+        },
+        "leave": _drift_leave,
+    },
+)
+
+
+def drift_divergence(probe: Floats) -> Floats:
+    """Return Hutchinson's estimate of the trace of PULL."""
+    signs = np.sign(probe).reshape(-1, 4)
+    return np.asarray((signs @ PULL * signs).sum(axis=1))
