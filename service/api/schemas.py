@@ -74,7 +74,7 @@ class Estimated(Seeded):
     )
 
 
-class Sample(Seeded, Solved):
+class Sample(Solved, Seeded):
     """Rows start .. start + n - 1 of a seed."""
 
     n: int = Field(1, ge=1, description="How many rows.")
@@ -112,7 +112,7 @@ class Decode(Solved):
     )
 
 
-class Encode(Estimated, Solved):
+class Encode(Solved, Estimated):
     """z of given x."""
 
     draws: int | None = Field(
@@ -123,7 +123,7 @@ class Encode(Estimated, Solved):
     )
 
 
-class LogDensity(Estimated, Solved):
+class LogDensity(Solved, Estimated):
     """log p(x) of given x."""
 
     estimator: Estimator | None = Field(
