@@ -18,6 +18,7 @@ export function controlsOf(view, model, go) {
   if (model.labels) made.push(labelField(view, model.labels, go));
   if (model.observation) made.push(observationField(view, go));
   made.push(temperatureField(view, go));
+  if (model.ode) made.push(stepsField(view, model.ode, go));
   if (model.event.kind === "vector" && model.event.shape[0] > 2) {
     made.push(...axisFields(view, featureNames(model), go));
   }
@@ -77,6 +78,19 @@ function temperatureField(view, go) {
     },
   });
   return field("Temperature", slider, shown);
+}
+
+/** Numbers of steps to compare, beside the model's own: the error falls visibly along them. */
+const STEPS = [1, 2, 4, 8, 16, 32, 64];
+
+/** @param {import("./view.js").View} view @param {import("./models.js").Ode} ode @param {Go} go */
+function stepsField(view, { solver, steps }, go) {
+  const options = [
+    ["", `${steps}, its own`],
+    ...STEPS.filter((each) => each !== steps).map((each) => [String(each), String(each)]),
+  ];
+  const choose = (/** @type {string} */ value) => go({ steps: value || null });
+  return field(`Steps of ${solver}`, select(options, view.steps ?? "", choose));
 }
 
 /** @param {import("./view.js").View} view @param {string[]} names @param {Go} go */

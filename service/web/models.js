@@ -4,6 +4,12 @@ import { element } from "./elements.js";
 import { queryFromView, viewOfModel } from "./view.js";
 
 /**
+ * @typedef {object} Ode  How a continuous flow is solved if nobody says otherwise.
+ * @property {string} solver
+ * @property {number} steps
+ */
+
+/**
  * @typedef {object} Model
  * @property {string} name
  * @property {string} title
@@ -11,6 +17,7 @@ import { queryFromView, viewOfModel } from "./view.js";
  * @property {{kind: "vector" | "image", shape: number[], features: string[]}} event
  * @property {string[] | null} labels
  * @property {string | null} observation
+ * @property {Ode | null} ode  Of a continuous flow.
  * @property {string[]} capabilities
  * @property {number | null} version
  * @property {"loading" | "ready" | "failed"} state

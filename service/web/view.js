@@ -1,9 +1,9 @@
 /**
  * What the page shows, as one object, and the same thing as an address.
  *
- * Values that only the service can judge (seed, version, label, temperature) stay the text of the
- * address: seeds go beyond what a JavaScript number can hold, and a bad one gets the service's own
- * sentence.
+ * Values that only the service can judge (seed, version, label, temperature, steps) stay the text of
+ * the address: seeds go beyond what a JavaScript number can hold, and a bad one gets the service's
+ * own sentence.
  */
 
 /**
@@ -15,6 +15,7 @@
  * @property {string | null} label  Index of a class; null: drawn from the seed.
  * @property {string} temperature  Factor on the noise.
  * @property {string | null} observation  "draw", or null for the model's mean.
+ * @property {string | null} steps  Of a continuous flow's solver; null: its own number.
  * @property {number} horizontal  Feature along the horizontal axis of a scatter plot.
  * @property {number} vertical
  */
@@ -35,6 +36,7 @@ export const DEFAULTS = Object.freeze({
   label: null,
   temperature: "1",
   observation: null,
+  steps: null,
   horizontal: 0,
   vertical: 1,
 });
@@ -78,9 +80,10 @@ export function viewOfModel(view, model) {
  * @returns {string}
  */
 export function samplePath(view, { start, n, columns }) {
-  const { model, version, seed, label, observation } = view;
+  const { model, version, seed, label, observation, steps } = view;
   const temperature = view.temperature === DEFAULTS.temperature ? null : view.temperature;
-  const wanted = { model, version, seed, start, n, label, temperature, observation, columns };
+  const address = { model, version, seed, start, n, label };
+  const wanted = { ...address, temperature, observation, steps, columns };
   const said = Object.entries(wanted).filter(([, value]) => value !== null && value !== undefined);
   return "sample?" + new URLSearchParams(said.map(([key, value]) => [key, String(value)]));
 }
