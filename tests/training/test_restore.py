@@ -12,7 +12,7 @@ import torch
 from service import bundle
 from service.bundle import Bundle
 from tests.training.bundled import bundled, recipe_of_a, shaken
-from tests.training.cases import features, images, vectors
+from tests.training.cases import features, images, labelled, vectors
 from training import data as data_module
 from training.data import Data
 from training.family import Family
@@ -41,11 +41,17 @@ LOGISTIC: dict[str, Any] = {
 TRIANGULAR: dict[str, Any] = {
     "family": "flow", "layer": "autoregressive", "layers": 2, "width": 8, "depth": 1, "bins": 4,
 }  # fmt: skip
+COUPLINGS: dict[str, Any] = {
+    "family": "flow", "layers": 2, "width": 8, "depth": 1, "bins": 4, "fine_width": 8,
+    "fine_depth": 1, "conditional": True,
+}  # fmt: skip
 CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     # Linear layers over three axes lose their weights' names, masked ones also what is masked.
     "vae of features with a flow posterior": (FLOW_POSTERIOR, features),
     "vae of features with a learned prior": (FLOW_PRIOR, features),
     "flow of masked splines": (TRIANGULAR, features),
+    "flow of masked splines that is told labels": ({**TRIANGULAR, "conditional": True}, labelled),
+    "flow of images that is told labels": (COUPLINGS, lambda: images(classes=3)),
     # The scale of p(x|z) is folded into a constant.
     "vae of grey levels that is told labels": (LOGISTIC, lambda: images(classes=3)),
 }
@@ -134,9 +140,12 @@ def test_other_data_and_other_recipes_are_refused_in_a_sentence(
             other = with_recipe(read, latent=4)
             sentences["makes a model with another decode graph"] = (other, data)
     else:
+        two, none = images(classes=2), images()
+        if data.event.kind == "vector":
+            two, none = labelled(classes=2), vectors(mean=np.zeros(2), std=np.ones(2))
         sentences = {
-            "knows the labels 0, 1, 2; this data has 0, 1.": (read, images(classes=2)),
-            "model.conditional: this data has no labels to be told": (read, images()),
+            "knows the labels 0, 1, 2; this data has 0, 1.": (read, two),
+            "model.conditional: this data has no labels to be told": (read, none),
             "misses the golden vectors": (with_recipe(read, width=5), data),
         }
     for sentence, (asked, given) in sentences.items():
