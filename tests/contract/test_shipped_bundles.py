@@ -124,9 +124,11 @@ def test_a_flow_returns_to_where_it_began(shipped: tuple[Bundle, Engine]) -> Non
     if read.manifest.family != "flow":
         pytest.skip("only a flow goes both ways exactly")
     event = read.manifest.event
-    x = _on_levels(asyncio.run(sampling.sample(engine, sampling.Drawing(n=64, seed=3)))["x"], event)
-    z = asyncio.run(operations.encode(engine, x, draws=None, seed=0))["z"]
-    again = asyncio.run(operations.decode(engine, z))["x"]
+    label = [row % 10 for row in range(64)] if read.manifest.labels else None
+    drawing = sampling.Drawing(n=64, seed=3, label=label)
+    x = _on_levels(asyncio.run(sampling.sample(engine, drawing))["x"], event)
+    z = asyncio.run(operations.encode(engine, x, draws=None, seed=0, label=label))["z"]
+    again = asyncio.run(operations.decode(engine, z, label=label))["x"]
     if event.levels is None:
         np.testing.assert_allclose(again, x, atol=1e-4)
         return
