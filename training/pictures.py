@@ -41,11 +41,23 @@ def draw_samples(model: Family, held_out: Batch, *, seed: int = 0) -> Figure:
     event = model.interface.event
     if event.kind == "image":
         return _image_grid(model, seed)
-    x = held_out.x[:POINTS].cpu().numpy()
+    x = _held_out(held_out)
     drawn = sample(model, rows=POINTS, seed=seed).x.numpy()
     if event.size == 2:
         return _scatter(model, x, drawn)
     return _histograms(x, drawn, event.features)
+
+
+def _held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
+    """Return rows to draw samples beside; of an integrand those points that it would choose.
+
+    Among uniform points these are drawn again by their values, and a large one more than once.
+    """
+    if batch.value is None or not batch.value.any():
+        return batch.x[:POINTS].cpu().numpy()
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.multinomial(batch.value.cpu(), POINTS, replacement=True, generator=generator)
+    return batch.x.cpu()[chosen].numpy()
 
 
 def _image_grid(model: Family, seed: int) -> Figure:
