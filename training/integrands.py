@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float, Float64, Shaped
 
 from training.raw import DataInvalid, Raw, reason
 
@@ -45,9 +45,7 @@ class Integrand:
         """Of the box."""
         return (self.high - self.low) ** self.dimensions
 
-    def __call__(
-        self, x: Float32[np.ndarray, "points dimension"]
-    ) -> Float64[np.ndarray, " points"]:
+    def __call__(self, x: Float[np.ndarray, "points dimension"]) -> Float64[np.ndarray, " points"]:
         """Return f at points of the box.
 
         Raises:
@@ -185,7 +183,9 @@ def _mass(centre: float, scale: float) -> float:
 
 
 def _camel_integral(dimensions: int) -> float:
-    return sum(math.pow(_mass(c, CAMEL_SCALE), dimensions) for c in CAMEL_CENTRES) / len(CAMEL_CENTRES)
+    return sum(math.pow(_mass(c, CAMEL_SCALE), dimensions) for c in CAMEL_CENTRES) / len(
+        CAMEL_CENTRES
+    )
 
 
 def _gaussian_integral(dimensions: int) -> float:
