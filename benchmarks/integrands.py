@@ -149,7 +149,7 @@ def markdown(results: Results) -> str:
     lines = [
         f"# Integrands, {about['date']}",
         "",
-        "Deviation of one evaluation in units of the integral, error · √points / I, after learning; "
+        "Deviation of one evaluation in units of the integral, error · √points / I, once learnt; "
         "in brackets how many standard errors the estimate is off. The last column is the variance "
         "of vegas over that of the proposal.",
         f"{about['cpu']}; {about['cores']} cores, shared; Python {about['python']}, torch "

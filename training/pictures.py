@@ -42,10 +42,11 @@ def draw_samples(model: Family, held_out: Batch, *, seed: int = 0) -> Figure:
     if event.kind == "image":
         return _image_grid(model, seed)
     x = _held_out(held_out)
+    what = "data" if held_out.value is None else "integrand"
     drawn = sample(model, rows=POINTS, seed=seed).x.numpy()
     if event.size == 2:
-        return _scatter(model, x, drawn)
-    return _histograms(x, drawn, event.features)
+        return _scatter(model, x, drawn, what=what)
+    return _histograms(x, drawn, event.features, what=what)
 
 
 def _held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
@@ -94,7 +95,11 @@ def _mosaic(
 
 
 def _scatter(
-    model: Family, x: Float[np.ndarray, "rows 2"], drawn: Float[np.ndarray, "samples 2"]
+    model: Family,
+    x: Float[np.ndarray, "rows 2"],
+    drawn: Float[np.ndarray, "samples 2"],
+    *,
+    what: str,
 ) -> Figure:
     """Return held-out rows beside samples and, where there is an exact density, its map."""
     exact = model.interface.density.kind == "exact"
@@ -104,7 +109,7 @@ def _scatter(
     pad = 0.15 * (high - low)
     names = model.interface.event.features or ("x₁", "x₂")
     for axes, rows, title, colour in (
-        (panels[0], x, "held-out data", DATA),
+        (panels[0], x, f"held-out {what}", DATA),
         (panels[1], drawn, "samples", MODEL),
     ):
         axes.scatter(rows[:, 0], rows[:, 1], s=4, alpha=0.5, color=colour, linewidths=0)
@@ -149,6 +154,8 @@ def _histograms(
     x: Float[np.ndarray, "rows feature"],
     drawn: Float[np.ndarray, "samples feature"],
     names: tuple[str, ...],
+    *,
+    what: str,
 ) -> Figure:
     """Return each feature's histogram, samples over held-out rows."""
     shown = min(x.shape[1], MARGINALS)
@@ -163,7 +170,7 @@ def _histograms(
         low, high = np.quantile(x[:, feature], (0.001, 0.999))
         pad = 0.1 * (high - low)
         bins = np.linspace(low - pad, high + pad, 40)
-        axes.hist(x[:, feature], bins, density=True, color=DATA, alpha=0.45, label="data")
+        axes.hist(x[:, feature], bins, density=True, color=DATA, alpha=0.45, label=what)
         axes.hist(
             drawn[:, feature], bins, density=True, color=MODEL, histtype="step", label="samples"
         )

@@ -1,6 +1,7 @@
 """Neural importance sampling against what is known: integrals, gradients by quadrature, bounds."""
 
 import math
+import re
 from functools import cache, partial
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.training.bundled import bundled, recipe_of_a
 from tests.training.cases import integrand, shaken
 from training import recipe, weights
 from training.box import FARTHEST, Box, normal_cdf, normal_score
+from training.card import card, client
+from training.checkpoint import Epoch, Fit
 from training.data import Batch, Data, DataConfig, load
 from training.evaluate import EvaluateConfig, evaluate
 from training.proposal import (
@@ -28,9 +31,11 @@ from training.proposal import (
     forward_kl,
     reverse_kl,
 )
+from training.restore import restore
 
 OBJECTIVES: tuple[Objective, ...] = ("forward-kl", "reverse-kl", "chi-square")
 TINY = ProposalConfig(layers=2, width=4, depth=1, bins=3)
+SMALL = ProposalConfig(layers=2, width=16, depth=1, uniform=0.05)
 OWN = "python:tests.training.bad_integrands:slope"
 
 
@@ -222,7 +227,7 @@ def trained(objective: Objective) -> tuple[Proposal, Data]:
     """A small proposal for the camel in two dimensions after 250 steps of 256 points."""
     torch.manual_seed(0)
     data = integrand(rows=30_000)
-    config = ProposalConfig(objective=objective, layers=2, width=16, depth=1, uniform=0.05)
+    config = SMALL.model_copy(update={"objective": objective})
     model = Proposal(config, data)
     (turn,) = model.turns()
     adam = torch.optim.Adam(turn.parameters, lr=5e-3)
@@ -263,18 +268,24 @@ def test_proposal_needs_an_integrand_and_an_integrand_a_proposal() -> None:
 
 def test_documented_client_finds_the_integral(tmp_path: Path) -> None:
     model, data = learnt("forward-kl")
-    described = recipe_of_a({"family": "proposal"}, source="integrand:camel")
+    described = recipe_of_a(SMALL.model_dump(), source="integrand:camel")
     named = described.model_copy(update={"name": "camel-proposal"})
     made = bundled(model, named, data)
+    assert isinstance(restored := restore(made, data), Proposal)
+    assert restored.integrand == data.integrand
+    fit = Fit((Epoch(1, {"forward-kl/loss": 1.0}, 1.0, 1.0),), 1, 1.0, 1.0, "cpu")
+    assert client("camel-proposal", 0.05) in card(made.manifest, fit)
     bundle.publish(tmp_path, made.manifest, dict(made.files))
     page = Path(__file__).parents[2] / "docs" / "training.md"
     section = page.read_text().partition("## Neural importance sampling")[2].partition("\n## ")[0]
-    code = section.partition("```python\n")[2].partition("```")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert blocks[1] == client("camel-proposal", 0.05), "what the card says too"
     server = Process(tmp_path, tmp_path / "log")
     try:
         server.wait_until_ready()
         names: dict[str, object] = {}
-        exec(code.replace("localhost:8000", f"127.0.0.1:{server.port}"), names)
+        for code in blocks:
+            exec(code.replace("localhost:8000", f"127.0.0.1:{server.port}"), names)
     finally:
         server.stop()
     api, integral, error = names["api"], names["integral"], names["error"]
