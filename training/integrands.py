@@ -75,7 +75,7 @@ class Integrand:
         return Raw(
             self.low + (self.high - self.low) * unit,
             source=self.source,
-            title=f"the integrand {self.source}, at points that are uniform in {where}",
+            title=f"{self.source}, at points that are uniform in {where}",
         )
 
 

@@ -35,21 +35,21 @@ DATA, MODEL = "#4a4a4a", "#c8442b"
 
 
 @torch.no_grad()
-def draw_samples(model: Family, held_out: Batch, *, seed: int = 0) -> Figure:
+def draw_samples(model: Family, rows: Batch, *, seed: int = 0) -> Figure:
     """Return a picture of seeded samples: a grid of images, or samples beside held-out rows."""
     model.eval()
     event = model.interface.event
     if event.kind == "image":
         return _image_grid(model, seed)
-    x = _held_out(held_out)
-    what = "data" if held_out.value is None else "integrand"
+    x = held_out(rows)
+    what = "data" if rows.value is None else "integrand"
     drawn = sample(model, rows=POINTS, seed=seed).x.numpy()
     if event.size == 2:
         return _scatter(model, x, drawn, what=what)
     return _histograms(x, drawn, event.features, what=what)
 
 
-def _held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
+def held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
     """Return rows to draw samples beside; of an integrand those points that it would choose.
 
     Among uniform points these are drawn again by their values, and a large one more than once.
