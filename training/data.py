@@ -64,7 +64,7 @@ class DataConfig(Frozen):
         "default)",
     )
     dimensions: int | None = Field(
-        None, ge=2, le=1000, description="of an integrand: how many variables it has"
+        None, ge=2, le=256, description="of an integrand: how many variables it has"
     )
     low: float | None = Field(
         None,

@@ -18,6 +18,9 @@ from training.raw import DataInvalid, Raw, reason
 SCHEMES = ("integrand:", "python:")
 """How a source begins that is an integrand."""
 
+LARGEST_POWER = 250
+"""Of ten, in the volume of a box: float64 ends at 308, and weights need some of it."""
+
 Function = Callable[[Float64[np.ndarray, "points dimension"]], Shaped[np.ndarray, "..."]]
 
 
@@ -103,6 +106,11 @@ def find(source: str, *, dimensions: int | None, low: float, high: float) -> Int
     scheme, _, name = source.partition(":")
     if scheme == "python":
         start, stop = (float(np.float32(edge)) for edge in (low, high))
+        if abs(dimensions * math.log10(stop - start)) > LARGEST_POWER:
+            raise DataInvalid(
+                f"data.low and data.high: a box of {stop - start:g}^{dimensions} has no volume in "
+                f"float64; let {source} take other units"
+            )
         return Integrand(source, _entry(name), dimensions, start, stop)
     if name not in BUILT_IN:
         raise DataInvalid(

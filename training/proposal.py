@@ -216,6 +216,8 @@ def chi_square(
         log_m: Its log-density there.
     """
     weight = value * (-log_m.detach()).exp()
+    # In units of the largest: squares of very large or small values would not fit into float64.
+    weight = weight / weight.max().clamp_min(torch.finfo(weight.dtype).tiny)
     square = weight.square()
     estimate = _log(square.mean()) - 2 * _log(weight.mean())
     return _with_gradient(estimate, -(_normalised(square) * log_m).sum())

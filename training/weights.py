@@ -27,7 +27,7 @@ def figures(
     bound: float,
     how: str,
 ) -> tuple[Figure, ...]:
-    """Return what two samples of equal length say of an integral.
+    """Return what two samples of equal length say of an integral; no ratio where one is constant.
 
     Errors of what is not a mean come from its derivative in each point's weight (the delta
     method); weights with heavy tails make them, as every error here, too small.
@@ -40,25 +40,31 @@ def figures(
         how: What the points of the proposal are.
     """
     n = len(weight)
-    known = ""
-    if exact is not None:
-        error = weight.std().item() / math.sqrt(n)
-        off = (weight.mean().item() - exact) / error
-        known = f"; exactly {exact:.6g}, which is {abs(off):.2f} standard errors away"
-    return (
-        _mean(INTEGRAL, weight, note=how + known),
-        _mean(UNIFORM, uniform, note="the row to compare with: as many points, uniform in the box"),
-        _effective(weight),
-        _ratio(weight, uniform),
-        Figure(
-            name=LARGEST,
-            value=(weight.max() / weight.mean()).item(),
-            standard_error=None,
-            n=n,
-            note=f"the uniform share keeps it below {bound / weight.mean().item():.4g}, if f is "
-            "nowhere larger than was seen",
-        ),
-    )
+    integral = _mean(INTEGRAL, weight, note=how)
+    if exact is not None and integral.standard_error:
+        off = abs(integral.value - exact) / integral.standard_error
+        said = f"{how}; exactly {exact:.6g}, which is {off:.2f} standard errors away"
+        integral = integral.model_copy(update={"note": said})
+    note = "the row to compare with: as many points, uniform in the box"
+    found = [integral, _mean(UNIFORM, uniform, note=note)]
+    # Squares of very large or small values would not fit into float64.
+    unit = weight.max().item()
+    if unit > 0:
+        found.append(_effective(weight / unit))
+    if unit > 0 and (weight / unit).var() > 0 and (uniform / unit).var() > 0:
+        found.append(_ratio(weight / unit, uniform / unit))
+    if unit > 0:
+        found.append(
+            Figure(
+                name=LARGEST,
+                value=unit / integral.value,
+                standard_error=None,
+                n=n,
+                note=f"the uniform share keeps it below {bound / integral.value:.4g}, if f is "
+                "nowhere larger than was seen",
+            )
+        )
+    return tuple(found)
 
 
 def effective_share(weight: Float64[Tensor, " points"]) -> Float64[Tensor, ""]:
@@ -67,8 +73,8 @@ def effective_share(weight: Float64[Tensor, " points"]) -> Float64[Tensor, ""]:
     Source:
         Kong 1992, "A note on importance sampling using standardized weights".
     """
-    tiny = torch.finfo(weight.dtype).tiny
-    return weight.mean().square() / weight.square().mean().clamp_min(tiny)
+    largest = weight.max().clamp_min(torch.finfo(weight.dtype).tiny)
+    return (weight / largest).mean().square() / (weight / largest).square().mean().clamp_min(1e-300)
 
 
 def _effective(weight: Float64[Tensor, " points"]) -> Figure:
@@ -106,10 +112,11 @@ def _error_of_variance(values: Float64[Tensor, " points"]) -> float:
 
 
 def _mean(name: str, values: Float64[Tensor, " points"], *, note: str) -> Figure:
+    unit = values.max().item() or 1.0
     return Figure(
         name=name,
         value=values.mean().item(),
-        standard_error=values.std().item() / math.sqrt(len(values)),
+        standard_error=unit * (values / unit).std().item() / math.sqrt(len(values)),
         n=len(values),
         note=note,
     )

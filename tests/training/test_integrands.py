@@ -98,6 +98,6 @@ def test_what_is_no_integrand_is_refused_in_a_sentence(source: str, sentence: st
         ),
     ],
 )
-def test_box_that_is_not_there_is_refused(options: dict[str, float], sentence: str) -> None:
+def test_box_that_is_not_there_is_refused(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(DataInvalid, match=sentence):
         load(DataConfig.model_validate({"source": "integrand:camel", **options}))

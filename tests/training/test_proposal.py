@@ -181,6 +181,50 @@ def test_batch_that_misses_the_integrand_teaches_nothing() -> None:
         assert not gradient.any()
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_unit_of_the_integrand_does_not_matter(unit: float) -> None:
+    torch.manual_seed(0)
+    log_q = torch.randn(50, dtype=torch.float64)
+    value = torch.rand(50, dtype=torch.float64)
+    objectives = (
+        forward_kl,
+        lambda value, log_m, log_q: reverse_kl(
+            value, log_m, log_q, log_floor=math.log(1e-10 * value.max().item())
+        ),
+        lambda value, log_m, log_q: chi_square(value, log_q),
+    )
+    for loss in objectives:
+        found = []
+        for scale in (1.0, unit):
+            at = log_q.clone().requires_grad_()
+            one = loss(scale * value, log_q, at)
+            found.append((one.item(), *torch.autograd.grad(one, at)[0].tolist()))
+        assert found[0] == pytest.approx(found[1], rel=1e-9, abs=1e-12)
+    told, other = (
+        weights.figures(scale * value, scale * value**2, exact=None, bound=scale, how="")
+        for scale in (1.0, unit)
+    )
+    for here, there in zip(told, other, strict=True):
+        factor = unit if here.name in (weights.INTEGRAL, weights.UNIFORM) else 1.0
+        assert there.value == pytest.approx(factor * here.value, rel=1e-9)
+        if here.standard_error:
+            assert there.standard_error == pytest.approx(factor * here.standard_error, rel=1e-9)
+
+
+def test_points_that_say_nothing_have_no_ratio() -> None:
+    nothing, one = torch.zeros(9, dtype=torch.float64), torch.ones(9, dtype=torch.float64)
+    some = torch.rand(9, dtype=torch.float64)
+    for weight, uniform, names in (
+        (nothing, nothing, 2),
+        (some, nothing, 4),
+        (one, one, 4),
+        (one, some, 4),
+        (some, some, 5),
+    ):
+        found = weights.figures(weight, uniform, exact=1.0, bound=1.0, how="")
+        assert len(found) == names
+
+
 # The integral.
 
 
