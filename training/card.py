@@ -8,6 +8,7 @@ from typing import Any
 
 from service.manifest import Figure, Manifest
 from training.checkpoint import Fit
+from training.proposal import ProposalConfig
 from training.representation import DIVERGENCE
 
 CARD = "card.md"
@@ -42,6 +43,7 @@ def card(manifest: Manifest, trained: Fit) -> str:
         _QUALITY: _quality(manifest),
         "Its density": _density(manifest),
         "Ask for samples": _usage(manifest),
+        **({"Integrate": _integration(manifest)} if is_proposal(manifest) else {}),
         "Data": _data(manifest),
         "Training": _training(manifest, trained),
         "Intended use and limits": _limits(manifest),
@@ -182,6 +184,53 @@ def _usage(manifest: Manifest) -> str:
         "The same seed gives the same samples, and `start` asks for later rows of the same "
         f"sequence.{label}"
     )
+
+
+def is_proposal(manifest: Manifest) -> bool:
+    """Return whether the model is a flow that was trained to integrate a function."""
+    kind: object = manifest.provenance.recipe.get("model", {}).get("family")
+    return kind == "proposal"
+
+
+def _integration(manifest: Manifest) -> str:
+    chosen = manifest.provenance.recipe["model"]
+    uniform = chosen.get("uniform", ProposalConfig.model_fields["uniform"].default)
+    source = manifest.provenance.recipe["data"]["source"]
+    return (
+        "The service draws from the flow q alone. A client adds a share of uniform points, so that "
+        "the weight f / m of no point exceeds volume x largest f / share, m = (1 - share) q + "
+        f"share / volume. With `f` the integrand ({source}), of points (n, dimensions):\n\n"
+        f"```python\n{client(manifest.name, uniform)}```"
+    )
+
+
+def client(name: str, uniform: float) -> str:
+    """Return the Python code of a client that integrates its own `f` with a proposal."""
+    return _CLIENT.replace("NAME", name).replace("SHARE", f"{uniform:g}")
+
+
+_CLIENT = """import httpx
+import numpy as np
+
+api = httpx.Client(base_url="http://localhost:8000", timeout=60)
+model, uniform, n = "NAME", SHARE, 20_000
+event = api.get(f"/models/{model}").json()["event"]
+low, high, dimensions = event["minimum"], event["maximum"], event["shape"][0]
+volume = (high - low) ** dimensions
+
+# Some points are uniform in the box, the others are the flow's; of all it tells log q.
+generator = np.random.default_rng(7)
+spread = generator.uniform(low, high, (generator.binomial(n, uniform), dimensions))
+told = api.post("/log-density", json={"model": model, "x": spread.tolist()}).json()
+asked = {"model": model, "n": n - len(spread), "seed": 7, "include": ["log_density"]}
+drawn = api.post("/sample", json=asked).json()
+
+x = np.concatenate([spread, drawn["x"]])
+log_q = np.concatenate([told["log_density"], drawn["log_density"]])
+weight = f(x) / ((1 - uniform) * np.exp(log_q) + uniform / volume)
+integral, error = float(weight.mean()), float(weight.std() / n**0.5)
+print(f"{integral:.4f} ± {error:.4f}, effective {weight.sum() ** 2 / (n * (weight**2).sum()):.3f}")
+"""
 
 
 def _data(manifest: Manifest) -> str:

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, Num
+from jaxtyping import Float, Float64, Int, Int64, Num
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from service.interface import Event, Frozen
 from training.events import moments, to_classes, to_features, to_pixels
+from training.integrands import Integrand, find, is_integrand
 from training.raw import DataInvalid, Raw
-from training.sources import read
+from training.sources import GENERATED_ROWS, read
 
 MINIMUM_ROWS = 20
 """A guess: with fewer, three splits and a standard error mean nothing."""
@@ -29,7 +30,9 @@ class DataConfig(Frozen):
         min_length=1,
         description="sklearn:NAME (digits, iris, wine, breast_cancer, moons, circles, blobs, "
         "swiss_roll, s_curve), openml:NAME, or a path to a .npy, .npz, .csv or .parquet file or "
-        "to a folder of images, relative to the current directory",
+        "to a folder of images, relative to the current directory; or of family proposal an "
+        "integrand: integrand:NAME (camel, gaussian, ring), or python:package.module:function, "
+        "which maps points (n, dimensions) to n numbers of 0 or more",
     )
     shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,
@@ -57,8 +60,18 @@ class DataConfig(Frozen):
         ge=MINIMUM_ROWS,
         description="use at most this many rows, of each split its share; splits are made first, "
         "so a short run trains on no row that the long run tests on; for a generated set, how "
-        "many to generate (10,000 by default)",
+        "many to generate, and of an integrand at how many uniform points to take it (10,000 by "
+        "default)",
     )
+    dimensions: int | None = Field(
+        None, ge=2, le=256, description="of an integrand: how many variables it has"
+    )
+    low: float | None = Field(
+        None,
+        description="of an integrand of your own: the lower end of its box, in every dimension "
+        "(0 by default)",
+    )
+    high: float | None = Field(None, description="likewise the upper end (1 by default)")
     noise: float | None = Field(
         None, ge=0, description="noise of a generated set, in its own units; by default its usual"
     )
@@ -82,6 +95,28 @@ class DataConfig(Frozen):
             raise ValueError("test_fraction + validation_fraction must leave rows to train on")
         return self
 
+    @model_validator(mode="after")
+    def _options_apply_to_the_source(self) -> "DataConfig":
+        foreign = _OF_ROWS if is_integrand(self.source) else _OF_INTEGRANDS
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} does not apply to {self.source}; leave it out")
+        low, high = self.box
+        if not np.float32(low) < np.float32(high):
+            raise ValueError(f"low must be less than high in float32; got {low:g} and {high:g}")
+        return self
+
+    @property
+    def box(self) -> tuple[float, float]:
+        """The sides of an integrand's box."""
+        return 0.0 if self.low is None else self.low, 1.0 if self.high is None else self.high
+
+
+_OF_ROWS = ("shape", "levels", "label", "columns", "noise", "test_tail")
+"""Options that an integrand does not have."""
+_OF_INTEGRANDS = ("dimensions", "low", "high")
+"""Those that only an integrand has."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -95,6 +130,8 @@ class Batch:
     label: Int[Tensor, " batch"] | None = None
     row: Int[Tensor, " batch"] | None = None
     """Of the training split: which of its rows each event is. None elsewhere."""
+    value: Float64[Tensor, " batch"] | None = None
+    """Of an integrand, whose events are uniform points: its value at each."""
 
     def __len__(self) -> int:
         return self.x.shape[0]
@@ -107,8 +144,8 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        label, row = (None if each is None else change(each) for each in (self.label, self.row))
-        return Batch(change(self.x), label, row)
+        others = (self.label, self.row, self.value)
+        return Batch(change(self.x), *(None if each is None else change(each) for each in others))
 
 
 @dataclass(frozen=True)
@@ -123,6 +160,7 @@ class Data:
             vector event only; a model standardises inside, so that x stays in these units.
         description: Where the rows came from and how they were split, in a sentence.
         sha256: Of all rows and labels, so that two runs can be known to have seen the same.
+        integrand: What the rows are points of, uniform in its box. None where they are data.
     """
 
     train: Batch
@@ -134,6 +172,7 @@ class Data:
     std: np.ndarray | None
     description: str
     sha256: str
+    integrand: Integrand | None = None
 
 
 def told(labels: tuple[str, ...] | None, *, conditional: bool) -> tuple[str, ...] | None:
@@ -155,27 +194,27 @@ def load(config: DataConfig) -> Data:
     Raises:
         DataInvalid: The data cannot be used. The text says which file, what, and what to do.
     """
-    raw = read(
-        config.source,
-        label=config.label,
-        columns=config.columns,
-        rows=config.rows,
-        noise=config.noise,
-        seed=config.seed,
-    )
+    raw, integrand = _read(config)
     if len(raw.x) < MINIMUM_ROWS:
         raise DataInvalid(
             f"{raw.source}: {len(raw.x)} rows are too few; give at least {MINIMUM_ROWS}"
         )
     splits = _split(raw, config)
     x, event = _events(raw, config)
+    value = None
+    if integrand is not None:
+        value = integrand(x)
+        event = event.model_copy(update={"minimum": integrand.low, "maximum": integrand.high})
+        _require_mass(value[splits["train"]], integrand)
     unit = np.float32(1 if event.levels is None else event.levels - 1)
     label, names = to_classes(raw, wanted=config.label is not None)
     mean, std = (None, None) if event.kind == "image" else moments(raw, x[splits["train"]])
 
     def batch(rows: Int64[np.ndarray, " batch"]) -> Batch:
-        classes = None if label is None else torch.from_numpy(label[rows])
-        return Batch(torch.from_numpy(x[rows] / unit), classes)
+        classes, values = (
+            None if each is None else torch.from_numpy(each[rows]) for each in (label, value)
+        )
+        return Batch(torch.from_numpy(x[rows] / unit), classes, value=values)
 
     train = batch(splits["train"])
     return Data(
@@ -187,8 +226,39 @@ def load(config: DataConfig) -> Data:
         mean=mean,
         std=std,
         description=f"{raw.title}: {_describe(splits, len(x), event)} (seed {config.seed})",
-        sha256=_digest(x, label),
+        sha256=_digest(x, label, value),
+        integrand=integrand,
     )
+
+
+def _read(config: DataConfig) -> tuple[Raw, Integrand | None]:
+    """Return the rows of a source, or an integrand with uniform points of its box."""
+    if not is_integrand(config.source):
+        raw = read(
+            config.source,
+            label=config.label,
+            columns=config.columns,
+            rows=config.rows,
+            noise=config.noise,
+            seed=config.seed,
+        )
+        return raw, None
+    low, high = config.box
+    integrand = find(config.source, dimensions=config.dimensions, low=low, high=high)
+    return integrand.points(config.rows or GENERATED_ROWS, seed=config.seed), integrand
+
+
+def _require_mass(values: Float64[np.ndarray, " points"], integrand: Integrand) -> None:
+    """Pass if f is seen at all by uniform points, which is where learning begins.
+
+    Raises:
+        DataInvalid: It is not.
+    """
+    if not values.any():
+        raise DataInvalid(
+            f"data.source {integrand.source}: the integrand is 0 at all {len(values)} uniform "
+            f"points to train on; make the box smaller or data.rows larger"
+        )
 
 
 def _events(raw: Raw, config: DataConfig) -> tuple[Num[np.ndarray, "rows ..."], Event]:
@@ -274,9 +344,16 @@ def _describe(splits: dict[str, Int64[np.ndarray, " rows"]], n: int, event: Even
     return f"{count} {what}; " + ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
 
 
-def _digest(x: Num[np.ndarray, "rows ..."], label: Int64[np.ndarray, " rows"] | None) -> str:
-    """Return the SHA-256 of all rows: their shape, grey levels or features, and labels."""
+def _digest(
+    x: Num[np.ndarray, "rows ..."],
+    label: Int64[np.ndarray, " rows"] | None,
+    value: Float64[np.ndarray, " rows"] | None,
+) -> str:
+    """Return the SHA-256 of all rows: their shape, grey levels or features, labels and values."""
     digest = hashlib.sha256(f"{x.dtype} {x.shape}".encode())
-    for array in (x,) if label is None else (x, label):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    # Values in float32: the last digit of an exponential depends on the processor.
+    single = None if value is None else value.astype(np.float32)
+    for array in (x, label, single):
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

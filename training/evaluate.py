@@ -3,6 +3,7 @@
 - Likelihood, where the model has one: the family's own nats per event.
 - MMD^2 between samples and test rows, beside that between training and test rows.
 - Of a model with an encoder: what its codes are worth, see `representation.py`.
+- For a proposal none of these, but how well it integrates, see `weights.py`.
 - For a conditional model: how often a classifier that never saw a sample reads the label
   that was asked for, beside its accuracy on real test rows.
 """
@@ -78,6 +79,8 @@ def evaluate(
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
+        if data.integrand is not None:
+            return model.own_figures(test)
         figures = [
             *_likelihood(model, test, config.draws or model.usual_draws, advance),
             *_discrepancies(model, data, test, config.seed),

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from service.interface import Interface, Role, TensorSpec
+from service.manifest import Figure
 from training.data import Batch
 
 
@@ -86,6 +87,13 @@ class Family(nn.Module, ABC):
         those. What is estimated is so from as many `draws` of each event.
         """
         return {}
+
+    def own_figures(self, test: Batch) -> tuple[Figure, ...]:
+        """Return what is judged of a model that has no data to be compared with; else nothing.
+
+        Called in evaluation mode, without gradients and with seeded generators.
+        """
+        return ()
 
     @abstractmethod
     def graphs(self) -> dict[Role, nn.Module]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from service.interface import Density, Event, Frozen, Interface, Latent, Role
 from training.bounds import log_mean
+from training.box import Box
 from training.conditioner import convolutional
 from training.coupling import (
     Bijection,
@@ -248,6 +249,9 @@ def _vector_network(config: FlowConfig, data: Data, *, context: int) -> Chain:
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
+    first: Bijection = Standardise(mean, std)
+    if data.integrand is not None:
+        first = Box(data.integrand.low, data.integrand.high)
     if config.layer == "coupling":
         layers: list[Bijection] = [
             *halves(
@@ -262,7 +266,7 @@ def _vector_network(config: FlowConfig, data: Data, *, context: int) -> Chain:
         ]
     else:
         layers = [*_triangles(config, features, context=context)]
-    return Chain([Standardise(mean, std), *layers])
+    return Chain([first, *layers])
 
 
 def _triangles(config: FlowConfig, features: int, *, context: int) -> Iterator[Bijection]:

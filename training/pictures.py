@@ -35,17 +35,30 @@ DATA, MODEL = "#4a4a4a", "#c8442b"
 
 
 @torch.no_grad()
-def draw_samples(model: Family, held_out: Batch, *, seed: int = 0) -> Figure:
+def draw_samples(model: Family, rows: Batch, *, seed: int = 0) -> Figure:
     """Return a picture of seeded samples: a grid of images, or samples beside held-out rows."""
     model.eval()
     event = model.interface.event
     if event.kind == "image":
         return _image_grid(model, seed)
-    x = held_out.x[:POINTS].cpu().numpy()
+    x = held_out(rows)
+    what = "data" if rows.value is None else "integrand"
     drawn = sample(model, rows=POINTS, seed=seed).x.numpy()
     if event.size == 2:
-        return _scatter(model, x, drawn)
-    return _histograms(x, drawn, event.features)
+        return _scatter(model, x, drawn, what=what)
+    return _histograms(x, drawn, event.features, what=what)
+
+
+def held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
+    """Return rows to draw samples beside; of an integrand those points that it would choose.
+
+    Among uniform points these are drawn again by their values, and a large one more than once.
+    """
+    if batch.value is None or not batch.value.any():
+        return batch.x[:POINTS].cpu().numpy()
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.multinomial(batch.value.cpu(), POINTS, replacement=True, generator=generator)
+    return batch.x.cpu()[chosen].numpy()
 
 
 def _image_grid(model: Family, seed: int) -> Figure:
@@ -82,7 +95,11 @@ def _mosaic(
 
 
 def _scatter(
-    model: Family, x: Float[np.ndarray, "rows 2"], drawn: Float[np.ndarray, "samples 2"]
+    model: Family,
+    x: Float[np.ndarray, "rows 2"],
+    drawn: Float[np.ndarray, "samples 2"],
+    *,
+    what: str,
 ) -> Figure:
     """Return held-out rows beside samples and, where there is an exact density, its map."""
     exact = model.interface.density.kind == "exact"
@@ -92,7 +109,7 @@ def _scatter(
     pad = 0.15 * (high - low)
     names = model.interface.event.features or ("x₁", "x₂")
     for axes, rows, title, colour in (
-        (panels[0], x, "held-out data", DATA),
+        (panels[0], x, f"held-out {what}", DATA),
         (panels[1], drawn, "samples", MODEL),
     ):
         axes.scatter(rows[:, 0], rows[:, 1], s=4, alpha=0.5, color=colour, linewidths=0)
@@ -137,6 +154,8 @@ def _histograms(
     x: Float[np.ndarray, "rows feature"],
     drawn: Float[np.ndarray, "samples feature"],
     names: tuple[str, ...],
+    *,
+    what: str,
 ) -> Figure:
     """Return each feature's histogram, samples over held-out rows."""
     shown = min(x.shape[1], MARGINALS)
@@ -151,7 +170,7 @@ def _histograms(
         low, high = np.quantile(x[:, feature], (0.001, 0.999))
         pad = 0.1 * (high - low)
         bins = np.linspace(low - pad, high + pad, 40)
-        axes.hist(x[:, feature], bins, density=True, color=DATA, alpha=0.45, label="data")
+        axes.hist(x[:, feature], bins, density=True, color=DATA, alpha=0.45, label=what)
         axes.hist(
             drawn[:, feature], bins, density=True, color=MODEL, histtype="step", label="samples"
         )

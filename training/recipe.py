@@ -39,9 +39,10 @@ from training.family import Family
 from training.flow import Flow, FlowConfig
 from training.gan import GAN, GANConfig
 from training.loop import TrainConfig
+from training.proposal import Proposal, ProposalConfig
 from training.vae import VAE, VAEConfig
 
-ModelConfig = VAEConfig | BBVIConfig | FlowConfig | GANConfig
+ModelConfig = VAEConfig | BBVIConfig | FlowConfig | ProposalConfig | GANConfig
 
 
 class RecipeInvalid(Exception):
@@ -120,6 +121,10 @@ def build(recipe: Recipe, data: Data) -> Family:
         RecipeInvalid: The family cannot model this data, or not with these sizes.
     """
     torch.manual_seed(recipe.train.seed)
+    if data.integrand is not None and not isinstance(recipe.model, ProposalConfig):
+        raise RecipeInvalid(
+            f'model.family: an integrand takes "proposal"; got "{recipe.model.family}"'
+        )
     try:
         match recipe.model:
             case VAEConfig():
@@ -128,6 +133,8 @@ def build(recipe: Recipe, data: Data) -> Family:
                 return BBVI(recipe.model, data)
             case FlowConfig():
                 return Flow(recipe.model, data)
+            case ProposalConfig():
+                return Proposal(recipe.model, data)
             case GANConfig():
                 return GAN(recipe.model, data)
     except ValueError as error:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from service.interface import Event
 from training.bbvi import BBVI, BBVIConfig
-from training.data import Batch, Data
+from training.data import Batch, Data, DataConfig, load
 from training.family import Family
 from training.flow import Flow, FlowConfig
 from training.gan import GAN, GANConfig
+from training.proposal import Objective, Proposal, ProposalConfig
 from training.vae import VAE, VAEConfig
 
 Shaken = TypeVar("Shaken", bound=nn.Module)
@@ -128,6 +129,16 @@ def _gan(data: Data, config: GANConfig = GAN_CONFIG) -> tuple[Family, Data]:
     return GAN(config, data), data
 
 
+def integrand(name: str = "camel", *, dimensions: int = 2, rows: int = 40) -> Data:
+    """Return points of an integrand that is built in."""
+    return load(DataConfig(source=f"integrand:{name}", dimensions=dimensions, rows=rows))
+
+
+def _proposal(data: Data, objective: Objective) -> tuple[Family, Data]:
+    config = ProposalConfig(objective=objective, layers=2, width=16, depth=1, bins=4)
+    return shaken(Proposal(config, data)), data
+
+
 R1 = GAN_CONFIG.model_copy(update={"regulariser": "r1"})
 GREYS = VAE_OF_IMAGES.model_copy(update={"observation": "normal"})
 LEVELS = VAE_OF_IMAGES.model_copy(update={"observation": "logistic"})
@@ -174,6 +185,9 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "flow of images with labels": lambda: _flow(images(classes=3), CONDITIONAL),
     "flow of features with labels": lambda: _flow(labelled(), CONDITIONAL),
     "flow of features by masked splines with labels": lambda: _flow(labelled(), MASKED_CONDITIONAL),
+    "proposal by the forward divergence": lambda: _proposal(integrand(), "forward-kl"),
+    "proposal by the reverse divergence": lambda: _proposal(integrand(), "reverse-kl"),
+    "proposal by the variance": lambda: _proposal(integrand(dimensions=3), "chi-square"),
     "gan with labels": lambda: _gan(images(classes=3)),
     "gan without labels": lambda: _gan(images()),
     "gan with r1": lambda: _gan(images(classes=3), R1),
@@ -192,6 +206,7 @@ EXPORTED = (
     "flow of features by masked splines",
     "flow of images with labels",
     "flow of features by masked splines with labels",
+    "proposal by the variance",
     "gan with labels",
     "gan without labels",
 )

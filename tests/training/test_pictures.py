@@ -11,7 +11,7 @@ from service.interface import Event, Interface
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.checkpoint import Epoch
 from training.data import Batch
-from training.pictures import draw_curves, draw_samples, png, render
+from training.pictures import draw_curves, draw_samples, held_out, png, render
 
 HELD_OUT = gaussian_data().test
 
@@ -75,3 +75,12 @@ def test_curves_of_a_single_epoch_are_drawn() -> None:
     figure = draw_curves([Epoch(1, {"a/loss": 1.0}, 1.0, 1.0)], 1)
     with Image.open(io.BytesIO(png(figure))) as picture:
         assert picture.size == (700, 360)
+
+
+def test_beside_samples_of_a_proposal_is_what_the_integrand_would_draw() -> None:
+    x = torch.rand(5000, 2, generator=torch.Generator().manual_seed(0))
+    value = (x[:, 0] < 0.25).double()
+    chosen = held_out(Batch(x, value=value))
+    assert chosen.shape == (2000, 2)
+    assert chosen[:, 0].max() < 0.25
+    assert np.array_equal(held_out(Batch(x, value=0 * value)), x[:2000].numpy())

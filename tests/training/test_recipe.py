@@ -73,10 +73,12 @@ def test_quick_puts_in_its_values_marks_the_name_and_yields_to_overrides(path: P
             "model.zzz=3",
             "model.zzz is no key of a recipe; known here: family, layer, transform, layers",
         ),
-        ("model.family=vea", "model.family: expected one of vae, bbvi, flow, gan"),
+        ("model.family=vea", "model.family: expected one of vae, bbvi, flow, proposal, gan"),
         ("train.epochs=many", "train.epochs: should be a valid integer"),
         ("train.epochs=0", "train.epochs: should be greater than or equal to 1; got 0"),
         ("train.schedule=linear", "train.schedule: should be 'cosine' or 'constant'"),
+        ("data.dimensions=2", "data: dimensions does not apply to sklearn:moons; leave it out"),
+        ("data.dimensions=1", "data.dimensions: should be greater than or equal to 2; got 1"),
         ("name.x=1", "name.x: name is a value and has no keys"),
         ("train.epochs", "--set train.epochs: expected a.b=value"),
     ],
@@ -86,6 +88,27 @@ def test_mistake_gets_a_sentence_that_names_the_key(
 ) -> None:
     with pytest.raises(RecipeInvalid) as caught:
         read(path, overrides=[override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("data.low=1",), "data: low must be less than high in float32; got 1 and 1"),
+        (("data.low=2", "data.high=-2"), "data: low must be less than high in float32"),
+        (("data.high=1e-50",), "data: low must be less than high in float32; got 0 and 1e-50"),
+        (("data.levels=2",), "data: levels does not apply to integrand:camel; leave it out"),
+        (("model.uniform=0",), "model.uniform: should be greater than 0; got 0"),
+        (("model.objective=kl",), "model.objective: should be 'forward-kl', 'reverse-kl' or"),
+    ],
+)
+def test_mistake_with_an_integrand_gets_a_sentence(
+    path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    integral = ["data.source=integrand:camel", "model.family=proposal"]
+    with pytest.raises(RecipeInvalid) as caught:
+        read(path, overrides=[*integral, *options])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 

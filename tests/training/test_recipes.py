@@ -12,7 +12,8 @@ from training import recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.toml"))
-OFFLINE = [path for path in RECIPES if recipe.read(path).data.source.startswith("sklearn:")]
+LOCAL = ("sklearn:", "integrand:")
+OFFLINE = [path for path in RECIPES if recipe.read(path).data.source.startswith(LOCAL)]
 MODELS = ROOT / "models"
 PUBLISHED = [
     MODELS / name / str(version)
