@@ -33,6 +33,7 @@ from pydantic_core import ErrorDetails
 from service.interface import Frozen
 from service.manifest import Name
 from training.bbvi import BBVI, BBVIConfig
+from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Data, DataConfig
 from training.evaluate import EvaluateConfig
 from training.family import Family
@@ -41,7 +42,7 @@ from training.gan import GAN, GANConfig
 from training.loop import TrainConfig
 from training.vae import VAE, VAEConfig
 
-ModelConfig = VAEConfig | BBVIConfig | FlowConfig | GANConfig
+ModelConfig = VAEConfig | BBVIConfig | FlowConfig | ContinuousFlowConfig | GANConfig
 
 
 class RecipeInvalid(Exception):
@@ -128,6 +129,8 @@ def build(recipe: Recipe, data: Data) -> Family:
                 return BBVI(recipe.model, data)
             case FlowConfig():
                 return Flow(recipe.model, data)
+            case ContinuousFlowConfig():
+                return ContinuousFlow(recipe.model, data)
             case GANConfig():
                 return GAN(recipe.model, data)
     except ValueError as error:
