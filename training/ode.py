@@ -14,7 +14,6 @@ Source:
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from service.interface import Solver
@@ -73,6 +72,7 @@ def solve(
         end: The time of the answer.
 
     Example:
+        >>> import torch
         >>> (w,) = solve(lambda w, t: (w,), (torch.ones(1),), solver="euler", steps=2)
         >>> w.tolist()
         [2.25]

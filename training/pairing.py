@@ -6,6 +6,10 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+MOST = 256
+"""Rows that are paired at once: 5 ms on a CPU, where 1,024 take 91 (measured 2026-11-27). Larger
+batches are paired in parts."""
+
 
 def optimal_transport(
     noise: Float[Tensor, "rows ..."],
@@ -28,8 +32,12 @@ def optimal_transport(
     """
     chosen = torch.arange(len(events), device=events.device)
     groups = torch.zeros_like(chosen) if label is None else label
-    for group in groups.unique():
-        rows = (groups == group).nonzero().flatten()
+    parts = [
+        part
+        for group in groups.unique()
+        for part in (groups == group).nonzero().flatten().split(MOST)
+    ]
+    for rows in parts:
         ours, theirs = events[rows].flatten(1).float(), noise[rows].flatten(1).float()
         cost = torch.cdist(ours, theirs).square().cpu().numpy().astype(np.float64)
         _, columns = linear_sum_assignment(cost)

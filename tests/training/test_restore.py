@@ -48,9 +48,9 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     "vae of features with a learned prior": (FLOW_PRIOR, features),
     "flow of masked splines": (TRIANGULAR, features),
     "continuous flow of features": (CONTINUOUS, features),
-    "continuous flow of larger images with labels": (
+    "continuous flow of images with labels": (
         {**CONTINUOUS, "width": 4, "conditional": True},
-        lambda: images(shape=(1, 12, 12), classes=3),
+        lambda: images(classes=3),
     ),
     # The scale of p(x|z) is folded into a constant.
     "vae of grey levels that is told labels": (LOGISTIC, lambda: images(classes=3)),
@@ -79,7 +79,9 @@ def test_other_weights_in_the_graphs_are_refused(original: tuple[Family, Bundle,
     _, read, data = original
     golden = {name: array.copy() for name, array in read.golden.items()}
     density = next(
-        name for name in ("elbo.log_weight", "log_density.log_density", "divergence.divergence") if name in golden
+        name
+        for name in ("elbo.log_weight", "log_density.log_density", "divergence.divergence")
+        if name in golden
     )
     golden[density][3] += 1e-3
     changed = Bundle(read.folder, read.manifest, read.files)
