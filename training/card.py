@@ -149,6 +149,10 @@ _ESTIMATORS = {
     "dequantisation": "An estimate: the probability of a discrete image is the mean of the flow's "
     "density over uniform noise below one grey level. Its logarithm is too low on average, less "
     "so with more draws; the service gives its standard error.",
+    "hutchinson": "An estimate: the divergence of the velocity, which the density needs, is that "
+    "along random probes, and of an image there is uniform noise below one grey level besides. "
+    "The mean over draws is given with its standard error; of an image it is too low on average, "
+    "by what a mean of logarithms is below the logarithm of a mean.",
 }
 
 

@@ -57,5 +57,42 @@ class Dequantise(nn.Module):
         error of the network must not become a whole grey level.
         """
         low = torch.sigmoid(w / self.stretch)
-        y = (low - self.alpha) / (1 - 2 * self.alpha)
-        return ((y * self.levels - 0.5) / (self.levels - 1)).clamp(0, 1)
+        return _intensity((low - self.alpha) / (1 - 2 * self.alpha), self.levels)
+
+
+class Spread(nn.Module):
+    r"""Spread each grey level k out over its bin, on a line from -1 to 1.
+
+        w = 2 (k + noise) / L - 1
+
+    For models whose numbers may lie anywhere, and so need no logit. Noise as in `Dequantise`.
+
+    Args:
+        levels: The number L of grey levels.
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(
+        self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return w and D log 2 - D log L, which is log |det dw/dy| - D log L.
+
+        Args:
+            x: Intensities from 0 to 1, rounded here to the nearest k / (L - 1).
+            noise: Uniform in [0, 1).
+        """
+        level = (x * (self.levels - 1)).round() + noise
+        slope = math.log(2 / self.levels) * x[0].numel()
+        return level * (2 / self.levels) - 1, x.new_zeros(x.shape[0]) + slope
+
+    def inverse(self, w: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return x from 0 to 1, not rounded, as `Dequantise.inverse` does."""
+        return _intensity((w + 1) / 2, self.levels)
+
+
+def _intensity(y: Float[Tensor, "batch ..."], levels: int) -> Float[Tensor, "batch ..."]:
+    """Return the x whose level has its middle at y."""
+    return ((y * levels - 0.5) / (levels - 1)).clamp(0, 1)

@@ -4,6 +4,7 @@
 - MMD^2 between samples and test rows, beside that between training and test rows.
 - Of a model with an encoder: what its codes are worth, see `representation.py`.
 - For a proposal none of these, but how well it integrates, see `weights.py`.
+- What samples miss by being computed in finitely many steps, where they are.
 - For a conditional model: how often a classifier that never saw a sample reads the label
   that was asked for, beside its accuracy on real test rows.
 """
@@ -30,6 +31,9 @@ NATS_DRAWS = 2**17
 """Draws of all those rows together: of many draws each, fewer rows are computed at once."""
 MMD_ROWS = 2000
 """Rows of each sample in MMD^2, whose cost is their square."""
+INEXACT_ROWS, INEXACT_NUMBERS, LEAST_ROWS = 2000, 2**16, 32
+"""Samples that are computed once more and finely: so many, of large ones so many numbers, and no
+fewer than so many."""
 LABELLED_ROWS = 2000
 """Samples that the classifier reads."""
 CLASSIFIER_BATCH = 128
@@ -85,6 +89,7 @@ def evaluate(
             *_likelihood(model, test, config.draws or model.usual_draws, advance),
             *_discrepancies(model, data, test, config.seed),
             *representation(model, data, test),
+            *_inexactness(model, config.seed),
         ]
         if model.interface.labels:
             figures += _recognition(model, data, test, config)
@@ -138,6 +143,29 @@ def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterato
             standard_error=found.standard_error,
             n=rows,
             note=note,
+        )
+
+
+def _inexactness(model: Family, seed: int) -> Iterator[Figure]:
+    """Yield the root mean square of what samples miss, with its error by the delta method."""
+    latent, labels = model.interface.latent, model.interface.labels
+    rows = min(INEXACT_ROWS, max(LEAST_ROWS, INEXACT_NUMBERS // latent.size))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(rows, *latent.shape, generator=generator)
+    label = torch.arange(rows) % len(labels) if labels else None
+    device = next(model.parameters()).device
+    asked = None if label is None else label.to(device)
+    if found := model.inexactness(noise.to(device), asked):
+        squares = found.squares.double().cpu()
+        root = math.sqrt(squares.mean().item())
+        error = squares.std().item() / math.sqrt(rows) / (2 * root) if root else 0.0
+        yield Figure(
+            name=found.name,
+            value=root,
+            standard_error=error,
+            n=rows,
+            unit=found.unit,
+            note=found.note,
         )
 
 

@@ -301,6 +301,8 @@ def _tolerances(
 def _tolerance(name: str, interface: Interface, *, largest: float, rounding: float) -> Tolerance:
     """Return TOLERANCE for x, and for log-densities that much for each dimension.
 
+    A divergence, the integral of which is one, is held to the same.
+
     Where float32 itself is as coarse, as in a steep flow, x and codes may be as far off as
     PyTorch's own answer without float64 throughout, four times over: other processors round
     otherwise.
@@ -308,7 +310,7 @@ def _tolerance(name: str, interface: Interface, *, largest: float, rounding: flo
     match name.removeprefix("refined_"):
         case "pixels":
             return Tolerance(absolute=1)  # one grey level, where rounding is a tie
-        case "x":
+        case "x" | "w" | "velocity":
             return Tolerance(absolute=max(TOLERANCE * largest, 4 * rounding))
         case "kl" | "log_prior":
             return Tolerance(absolute=TOLERANCE * interface.latent.size, relative=1e-5)

@@ -48,6 +48,23 @@ class Nats:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Inexactness:
+    """By how much samples miss what they are meant to be: what a finer computation would give.
+
+    Args:
+        squares: Of each sample, the mean over its dimensions of the squared differences.
+        name: Of the figure that the root of their mean is.
+        unit: Of that root.
+        note: How it was found.
+    """
+
+    squares: Float[Tensor, " batch"]
+    name: str
+    unit: str
+    note: str
+
+
 class Family(nn.Module, ABC):
     """A generative model of one family, with its objective."""
 
@@ -94,6 +111,12 @@ class Family(nn.Module, ABC):
         Called in evaluation mode, without gradients and with seeded generators.
         """
         return ()
+
+    def inexactness(
+        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Inexactness | None:
+        """Return how far `decode` of this noise is from its limit. None where it has none."""
+        return None
 
     @abstractmethod
     def graphs(self) -> dict[Role, nn.Module]:

@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from torch import Tensor
 
 from training.checkpoint import Epoch
 from training.data import Batch
-from training.family import Family, outputs_of
+from training.family import Family
 from training.sampling import sample
 
 COLUMNS = 8
@@ -132,11 +133,8 @@ def _heat_map(
         torch.linspace(float(start), float(end), GRID) for start, end in zip(low, high, strict=True)
     )
     points = torch.cartesian_prod(across, up).to(device)
-    graphs = model.graphs()
-    names = [spec.name for spec in outputs_of(graphs, model.interface, "log_density")]
-    which = names.index("log_density")
-    nats = torch.cat([graphs["log_density"](part)[which] for part in points.split(4096)])
-    density = nats.exp().reshape(GRID, GRID).T.cpu().numpy()
+    rows = torch.cat([_density(model, part) for part in points.split(4096)])
+    density = rows.reshape(GRID, GRID).T.cpu().numpy()
     image = axes.imshow(
         density,
         extent=(low[0], high[0], low[1], high[1]),
@@ -148,6 +146,16 @@ def _heat_map(
     )
     axes.set_title("density p(x)")
     axes.figure.colorbar(image, ax=axes, shrink=0.9)
+
+
+def _density(model: Family, points: Float[Tensor, "points 2"]) -> Float[Tensor, " points"]:
+    """Return p(x), of a conditional model the mean over its labels, as its samples are drawn."""
+    asked: list[Tensor | None] = [None]
+    if labels := model.interface.labels:
+        one = torch.ones(len(points), dtype=torch.int64, device=points.device)
+        asked = [one * label for label in range(len(labels))]
+    found = [model.nats(Batch(points, label), 1).values() for label in asked]
+    return torch.stack([nats.values.neg().exp() for (nats,) in found]).mean(0)
 
 
 def _histograms(

@@ -33,6 +33,7 @@ from pydantic_core import ErrorDetails
 from service.interface import Frozen
 from service.manifest import Name
 from training.bbvi import BBVI, BBVIConfig
+from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Data, DataConfig
 from training.evaluate import EvaluateConfig
 from training.family import Family
@@ -42,7 +43,9 @@ from training.loop import TrainConfig
 from training.proposal import Proposal, ProposalConfig
 from training.vae import VAE, VAEConfig
 
-ModelConfig = VAEConfig | BBVIConfig | FlowConfig | ProposalConfig | GANConfig
+ModelConfig = (
+    VAEConfig | BBVIConfig | FlowConfig | ContinuousFlowConfig | ProposalConfig | GANConfig
+)
 
 
 class RecipeInvalid(Exception):
@@ -135,6 +138,8 @@ def build(recipe: Recipe, data: Data) -> Family:
                 return Flow(recipe.model, data)
             case ProposalConfig():
                 return Proposal(recipe.model, data)
+            case ContinuousFlowConfig():
+                return ContinuousFlow(recipe.model, data)
             case GANConfig():
                 return GAN(recipe.model, data)
     except ValueError as error:

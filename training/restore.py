@@ -34,7 +34,9 @@ AGREEMENT = 1e-6
 come within 1e-12; other ones that pass would be as good."""
 SOLVING_STEPS = 200
 """Of L-BFGS, at most: elementwise equations in one unknown each."""
-_ORDER: tuple[Role, ...] = ("elbo", "log_density", "encode", "likelihood", "decode", "observe")
+_ORDER: tuple[Role, ...] = (
+    "elbo", "log_density", "encode", "likelihood", "decode", "observe", "velocity", "enter",
+)  # fmt: skip
 """Graphs, those first that use the weights in the order in which the model was built."""
 
 

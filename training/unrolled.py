@@ -34,7 +34,9 @@ def unrolled(module: nn.Module, examples: Sequence[Tensor]) -> fx.GraphModule:
         # The weights are real numbers beside symbolic inputs.
         _allow_non_fake_inputs=True,
     )
-    graph: fx.GraphModule = trace(*examples)
+    # What asks for a gradient enables it; a gradient of that is not wanted.
+    with torch.no_grad():
+        graph: fx.GraphModule = trace(*examples)
     return graph
 
 

@@ -44,6 +44,8 @@ def _example(
         return np.resize(events[:GOLDEN_ROWS], shape).astype(np.float32)
     if spec.name == "label":
         return np.arange(GOLDEN_ROWS, dtype=np.int64) % len(interface.labels or ())
+    if spec.name == "t":
+        return np.linspace(0, 1, GOLDEN_ROWS, dtype=np.float32)
     if spec.name == "rate":
         return np.linspace(0, 0.5, GOLDEN_ROWS, dtype=np.float32)
     if spec.noise == "uniform":

@@ -13,7 +13,10 @@ from training.data import Data
 from training.family import Family
 from training.recipe import Recipe
 
-ROLES = ("prior", "decode", "observe", "elbo", "encode", "log_density")
+ROLES = (
+    "prior", "decode", "observe", "elbo", "encode", "log_density",
+    "velocity", "divergence", "enter", "leave",
+)  # fmt: skip
 
 
 def recipe_of_a(model: dict[str, Any], *, source: str = "made up", **more: Any) -> Recipe:  # noqa: ANN401

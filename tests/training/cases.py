@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from service.interface import Event
 from training.bbvi import BBVI, BBVIConfig
+from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch, Data, DataConfig, load
 from training.family import Family
 from training.flow import Flow, FlowConfig
@@ -37,6 +38,13 @@ BBVI_OF_FEATURES = BBVIConfig(
     gradient="reparametrization", observation="normal", latent=3, width=8, depth=2, score_steps=5
 )
 BBVI_OF_BITS = BBVI_OF_IMAGES.model_copy(update={"latents": "binary", "latent": 6})
+MATCHING = ContinuousFlowConfig(width=16, depth=1, steps=3)
+MATCHING_OF_IMAGES = MATCHING.model_copy(update={"width": 4, "steps": 2})
+MATCHING_CONDITIONAL = MATCHING.model_copy(update={"conditional": True})
+TRANSPORT = MATCHING_CONDITIONAL.model_copy(update={"pairing": "optimal-transport"})
+CONTINUOUS = ContinuousFlowConfig(
+    objective="likelihood", width=16, depth=1, solver="rk4", steps=3, likelihood_steps=2
+)
 GAN_CONFIG = GANConfig(latent=5, width=8, critic_width=8, embedding=4)
 
 
@@ -125,6 +133,10 @@ def _flow(data: Data, config: FlowConfig = FLOW) -> tuple[Family, Data]:
     return shaken(Flow(config, data)), data
 
 
+def _continuous(data: Data, config: ContinuousFlowConfig = MATCHING) -> tuple[Family, Data]:
+    return shaken(ContinuousFlow(config, data)), data
+
+
 def _gan(data: Data, config: GANConfig = GAN_CONFIG) -> tuple[Family, Data]:
     return GAN(config, data), data
 
@@ -188,6 +200,24 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "proposal by the forward divergence": lambda: _proposal(integrand(), "forward-kl"),
     "proposal by the reverse divergence": lambda: _proposal(integrand(), "reverse-kl"),
     "proposal by the variance": lambda: _proposal(integrand(dimensions=3), "chi-square"),
+    "continuous flow of features": lambda: _continuous(features()),
+    "continuous flow with labels": lambda: _continuous(labelled(), MATCHING_CONDITIONAL),
+    "continuous flow by optimal transport": lambda: _continuous(labelled(), TRANSPORT),
+    "continuous flow by likelihood": lambda: _continuous(features(), CONTINUOUS),
+    "continuous flow of one feature": lambda: _continuous(
+        vectors(mean=np.zeros(1), std=np.ones(1)), CONTINUOUS
+    ),
+    "continuous flow of many features": lambda: _continuous(
+        vectors(mean=np.zeros(70), std=np.ones(70))
+    ),
+    "continuous flow of images": lambda: _continuous(images(8), MATCHING_OF_IMAGES),
+    "continuous flow of larger images": lambda: _continuous(
+        images(8, shape=(1, 12, 12)), MATCHING_OF_IMAGES
+    ),
+    "continuous flow of images in colour with labels": lambda: _continuous(
+        images(8, shape=(3, 7, 9), classes=3),
+        MATCHING_OF_IMAGES.model_copy(update={"conditional": True}),
+    ),
     "gan with labels": lambda: _gan(images(classes=3)),
     "gan without labels": lambda: _gan(images()),
     "gan with r1": lambda: _gan(images(classes=3), R1),
@@ -207,6 +237,9 @@ EXPORTED = (
     "flow of images with labels",
     "flow of features by masked splines with labels",
     "proposal by the variance",
+    "continuous flow with labels",
+    "continuous flow of images",
+    "continuous flow of larger images",
     "gan with labels",
     "gan without labels",
 )

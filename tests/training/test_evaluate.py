@@ -13,7 +13,7 @@ from tests.training.cases import case
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.data import Batch, Data
 from training.evaluate import NATS_DRAWS, EvaluateConfig, evaluate, train_classifier
-from training.family import Nats
+from training.family import Inexactness, Nats
 from training.sampling import sample
 
 CONFIG = EvaluateConfig(classifier_steps=200)
@@ -54,6 +54,21 @@ def test_samples_of_a_wrong_model_are_seen_to_be_further() -> None:
     figure = by_name(evaluate(Gaussian(), data, CONFIG))["MMD² of samples to test data"]
     assert figure.standard_error is not None
     assert figure.value > 10 * figure.standard_error
+
+
+class Coarse(Gaussian):
+    """Samples that miss by a unit in one row of two, and not in the other."""
+
+    def inexactness(self, z: Tensor, label: Tensor | None = None) -> Inexactness:
+        return Inexactness((torch.arange(len(z)) % 2).float(), "miss", "units", "on purpose")
+
+
+def test_inexact_samples_are_told_with_the_root_of_their_mean_square() -> None:
+    figure = by_name(evaluate(Coarse(), gaussian_data(20), CONFIG))["miss"]
+    assert figure.value == pytest.approx(math.sqrt(0.5))
+    # Squares have a deviation of 1 / 2, and the root a slope of 1 / (2 root) there.
+    assert figure.standard_error == pytest.approx(0.5 / math.sqrt(2000) / math.sqrt(2), rel=1e-3)
+    assert (figure.n, figure.unit, figure.note) == (2000, "units", "on purpose")
 
 
 def test_evaluation_repeats_and_leaves_the_generator_alone() -> None:

@@ -11,7 +11,8 @@ from service.interface import Event, Interface
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.checkpoint import Epoch
 from training.data import Batch
-from training.pictures import draw_curves, draw_samples, held_out, png, render
+from training.family import Nats
+from training.pictures import GRID, draw_curves, draw_samples, held_out, png, render
 
 HELD_OUT = gaussian_data().test
 
@@ -41,6 +42,14 @@ class Wide(Gaussian):
         return z[:, :1].expand(-1, 5)
 
 
+class Labelled(Gaussian):
+    """A density of 1 and 3 times the Gaussian's, by label: their mean is twice it."""
+
+    def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
+        assert batch.label is not None
+        return {"nll": Nats(self._nll(batch.x) - (1 + 2 * batch.label).log())}
+
+
 def test_grid_of_a_conditional_model_has_a_row_for_each_label() -> None:
     pixels = render(draw_samples(Painter(labels=("a", "b", "c")), HELD_OUT))
     tile = 68  # 64 pixels and a gap of 4
@@ -54,6 +63,14 @@ def test_grid_of_an_unconditional_model_has_64_images_on_white() -> None:
     assert pixels.shape == (8 * 68, 8 * 68, 3)
     black = (pixels == 0).mean()
     np.testing.assert_allclose(black, (64 / 68) ** 2, atol=0.01)
+
+
+def test_density_of_a_conditional_model_is_drawn_over_all_its_labels() -> None:
+    figure = draw_samples(Labelled(labels=("a", "b")), HELD_OUT)
+    drawn = np.asarray(figure.axes[2].get_images()[0].get_array())
+    assert drawn.shape == (GRID, GRID)
+    single = np.asarray(draw_samples(Gaussian(), HELD_OUT).axes[2].get_images()[0].get_array())
+    np.testing.assert_allclose(drawn, 2 * single, rtol=1e-5)
 
 
 def test_every_vector_has_a_picture_and_the_same_seed_the_same_one() -> None:

@@ -73,7 +73,10 @@ def test_quick_puts_in_its_values_marks_the_name_and_yields_to_overrides(path: P
             "model.zzz=3",
             "model.zzz is no key of a recipe; known here: family, layer, transform, layers",
         ),
-        ("model.family=vea", "model.family: expected one of vae, bbvi, flow, proposal, gan"),
+        (
+            "model.family=vea",
+            "model.family: expected one of vae, bbvi, flow, continuous-flow, proposal, gan",
+        ),
         ("train.epochs=many", "train.epochs: should be a valid integer"),
         ("train.epochs=0", "train.epochs: should be greater than or equal to 1; got 0"),
         ("train.schedule=linear", "train.schedule: should be 'cosine' or 'constant'"),

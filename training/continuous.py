@@ -1,0 +1,379 @@
+r"""Continuous flows: an ordinary differential equation carries normal noise to events and back.
+
+    dw/dt = v(w, t),    w = z ~ N(0, I) at t = 0,    w the event at t = 1,
+    log p(w(1)) = log N(z) - int_0^1 div v(w(t), t) dt.
+
+The network v is learned in one of two ways. *Flow matching* joins noise and event by a straight
+line and regresses v on its direction: no equation is solved in training. *Likelihood* solves it
+backwards from each event, and raises its log-density, through the solver.
+
+Source:
+    Chen et al. 2018, arXiv:1806.07366 (continuous flows); Grathwohl et al. 2019,
+    arXiv:1810.01367 (free networks, estimated divergence); Lipman et al. 2023, arXiv:2210.02747;
+    Liu et al. 2023, arXiv:2209.03003 (flow matching along lines).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from service.interface import (
+    MAX_STEPS,
+    Density,
+    Event,
+    Frozen,
+    Interface,
+    Latent,
+    Ode,
+    Role,
+    Solver,
+)
+from training.bounds import log_mean
+from training.coupling import Standardise
+from training.data import Batch, Data, told
+from training.dequantise import Spread
+from training.divergence import estimated, exact
+from training.family import Call, Family, Inexactness, Nats, Pixels, Turn
+from training.networks import normal_log_prob
+from training.ode import solve
+from training.pairing import optimal_transport
+from training.velocity import Velocity
+
+EXACT_SIZE = 64
+"""Dimensions up to which a divergence is exact: it costs a pass for each."""
+SCORE_DRAWS = 2
+"""Pairs of noise, one the other's negative, in which the validation score sees each event."""
+FINE: tuple[Solver, int] = ("rk4", 100)
+"""What a solver is compared with, in no fewer steps and twice as many as its own: on two moons it
+is off by 2e-7 standard deviations, where the default is off by 2e-3 (measured 2026-11-27)."""
+
+
+class ContinuousFlowConfig(Frozen):
+    """What a recipe says of a continuous flow."""
+
+    family: Literal["continuous-flow"] = Field(
+        "continuous-flow", description="Selects this family."
+    )
+    objective: Literal["flow-matching", "likelihood"] = Field(
+        "flow-matching",
+        description="Regress the velocity on lines from noise to events, or raise the log-density "
+        "of events through the solver, which is for vectors of at most 64 features.",
+    )
+    pairing: Literal["independent", "optimal-transport"] = Field(
+        "independent",
+        description="Of flow-matching: which noise an event is joined to, any or, within the "
+        "batch and the label, that which makes the lines shortest.",
+    )
+    width: int = Field(64, ge=1, description="Hidden units, or channels at full size.")
+    depth: int = Field(
+        2, ge=1, description="Residual blocks; of an image at each size, on either side."
+    )
+    solver: Solver = Field(
+        "midpoint", description="How the equation is solved where a request does not say."
+    )
+    steps: int = Field(20, ge=1, le=MAX_STEPS, description="Likewise, in how many steps.")
+    likelihood_steps: int = Field(
+        8, ge=1, le=MAX_STEPS, description="Of likelihood: steps of the solver in training."
+    )
+    conditional: bool = Field(False, description="Tell the network the label: p(x|label).")
+
+    @model_validator(mode="after")
+    def _options_are_used(self) -> "ContinuousFlowConfig":
+        wants = {"pairing": "flow-matching", "likelihood_steps": "likelihood"}
+        for field, objective in wants.items():
+            if field in self.model_fields_set and self.objective != objective:
+                raise ValueError(f'{field}: is of objective = "{objective}"; leave it out')
+        return self
+
+
+class Divergence(Call):
+    """The velocity and its divergence as a graph."""
+
+    differentiates = True
+    """Its forward asks for a gradient: see `training.export.to_onnx`."""
+
+
+class ContinuousFlow(Family):
+    """A velocity between standard normal noise and events of the same shape.
+
+    Args:
+        config: Sizes, objective and solver.
+        data: Whose event, mean and standard deviation the network is built for, and of a
+            conditional one whose labels.
+
+    Raises:
+        ValueError: The event is a continuous image, or none whose likelihood can be trained; or
+            there are no labels to be told.
+    """
+
+    def __init__(self, config: ContinuousFlowConfig, data: Data) -> None:
+        super().__init__()
+        self.config = config
+        self.event = data.event
+        self.labels = told(data.labels, conditional=config.conditional)
+        _check(config, data.event)
+        self.scale = _scale(data)
+        self.network = Velocity(
+            data.event.shape,
+            width=config.width,
+            depth=config.depth,
+            classes=len(self.labels or ()),
+        )
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the divergence is the exact one."""
+        return self.event.size <= EXACT_SIZE
+
+    @property
+    def interface(self) -> Interface:
+        """What is served: the equation, how it is solved by default, and of which density."""
+        return Interface(
+            family="continuous-flow",
+            event=self.event,
+            latent=Latent(shape=self.event.shape),
+            labels=self.labels,
+            density=self._density,
+            ode=Ode(solver=self.config.solver, steps=self.config.steps),
+        )
+
+    @property
+    def _density(self) -> Density:
+        event, given = self.event, ", given its label" if self.labels else ""
+        measure = "per unit of x"
+        preprocessing = "standardised with the mean and deviation of the training rows"
+        if event.levels:
+            measure = f"probability of the image of {event.levels} grey levels"
+            preprocessing = f"w = 2 (level + noise) / {event.levels} - 1"
+        if not self.is_exact:
+            return Density(
+                kind="estimate",
+                estimator="hutchinson",
+                measure=measure + given,
+                preprocessing=preprocessing,
+            )
+        return Density(
+            kind="estimate" if event.levels else "exact",
+            estimator="dequantisation" if event.levels else "exact",
+            measure=measure + given,
+            preprocessing=preprocessing,
+        )
+
+    def turns(self) -> tuple[Turn, ...]:
+        """Return the one move: the objective's."""
+        return (Turn(self.config.objective, tuple(self.parameters()), self._loss),)
+
+    def score(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the mean squared error of the velocity, or the mean negative log-density."""
+        if self.config.objective == "likelihood":
+            return self._loss(batch)["loss"]
+        w, label = self._entered(batch)[0], self._told(batch)
+        noise = torch.randn(SCORE_DRAWS, *w.shape, dtype=w.dtype, device=w.device)
+        found = [self._miss(w, each, label) for each in (*noise, *-noise)]
+        return torch.stack(found).mean()
+
+    def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
+        """Return each event's negative log-density, by the default solver.
+
+        Of an image with an exact divergence it is the log of a mean over noise below its grey
+        levels. Of an estimated divergence it is the mean: of its draws a mean of densities,
+        instead of their logarithms, would mostly be the luckiest probe's.
+        """
+        density = self.interface.density
+        times = 1 if density.kind == "exact" else draws
+        found = torch.stack([self._log_density(batch).double() for _ in range(times)], dim=1)
+        noise = "dequantisation noise" if self.event.levels else ""
+        if density.kind == "exact":
+            nats, note = -found[:, 0], ""
+        elif density.estimator == "dequantisation":
+            nats = -log_mean(found)
+            note = f"an upper bound on average: {noise}, draws per image: {draws}"
+        else:
+            nats = -found.mean(1)
+            note = "an upper bound on average: the mean over " + noise if noise else "the mean over"
+            note += f"{' and' if noise else ''} probes of the divergence, draws per event: {draws}"
+        return {"negative log-density": Nats(nats, note)}
+
+    def inexactness(
+        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Inexactness:
+        """Return how far the default solver's w is from a fine solver's."""
+        config, (fine, least) = self.config, FINE
+        steps = max(least, 2 * config.steps)
+        w, wanted = self._solved(z, label), self._solved(z, label, solver=fine, steps=steps)
+        return Inexactness(
+            squares=(w - wanted).square().flatten(1).mean(1),
+            name="error of the solver, RMS",
+            unit="halves of the grey scale" if self.event.levels else "standard deviations",
+            note=f"each number of a sample by {config.solver} in {config.steps} steps, beside "
+            f"{fine} in {steps} from the same noise",
+        )
+
+    def decode(
+        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """Return the events that the default solver carries z to."""
+        return self.leave(self._solved(z, label))
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch ..."],
+        label: Int[Tensor, " batch"] | None = None,
+        noise: Float[Tensor, "batch ..."] | None = None,
+        probe: Float[Tensor, "batch ..."] | None = None,
+        *,
+        steps: int | None = None,
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return z and log p(x), by the default solver backwards.
+
+        Args:
+            x: Events in the data's own units; an image is rounded to its grey levels.
+            label: If the flow is conditional.
+            noise: Of an image, the place below each level, uniform in [0, 1).
+            probe: Normal, where the divergence is estimated: one for the whole way, since an
+                estimate of it at each step need not be independent of the others.
+            steps: By default those of the recipe.
+        """
+        told = tuple(each for each in (label, probe) if each is not None)
+        w, before = self.enter(x, *(() if noise is None else (noise,)))
+        z, log_abs_det = solve(
+            lambda w, t: self.divergence(w, t, *told),
+            (w, before),
+            solver=self.config.solver,
+            steps=steps or self.config.steps,
+            start=1.0,
+            end=0.0,
+        )
+        return z, normal_log_prob(z).flatten(1).sum(1) + log_abs_det
+
+    def enter(
+        self, x: Float[Tensor, "batch ..."], *noise: Tensor
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return w at t = 1 and log |det dw/dx|, of grey levels with -D log L for D numbers."""
+        found: tuple[Tensor, Tensor] = self.scale(x, *noise)
+        return found
+
+    def leave(self, w: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return the event whose w at t = 1 this is; of an image also between its levels."""
+        return self.scale.inverse(w)
+
+    def velocity(
+        self, w: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], *label: Tensor
+    ) -> Float[Tensor, "batch ..."]:
+        """Return dw/dt."""
+        moved: Tensor = self.network(w, t, *label)
+        return moved
+
+    def divergence(
+        self, w: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], *others: Tensor
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return dw/dt and its divergence.
+
+        Args:
+            w: Where.
+            t: When.
+            others: The label, if the flow is conditional; then normal noise whose signs are the
+                probe, where the divergence is estimated.
+        """
+        if self.is_exact:
+            return exact(self.velocity, w, t, *others, shape=self.event.shape)
+        *label, probe = others
+        return estimated(self.velocity, w, t, *label, probe=probe)
+
+    def graphs(self) -> dict[Role, nn.Module]:
+        """Return the equation's right side, and the ways from events to it and back."""
+        leave = Call(self, "leave")
+        return {
+            "velocity": Call(self, "velocity"),
+            "divergence": Divergence(self, "divergence"),
+            "enter": Call(self, "enter"),
+            "leave": Pixels(leave) if self.event.kind == "image" else leave,
+        }
+
+    def _solved(
+        self,
+        z: Tensor,
+        label: Tensor | None,
+        *,
+        solver: Solver | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Return w at t = 1, by default as the recipe says."""
+        told = () if label is None else (label,)
+        return solve(
+            lambda w, t: (self.velocity(w, t, *told),),
+            (z,),
+            solver=solver or self.config.solver,
+            steps=steps or self.config.steps,
+        )[0]
+
+    def _told(self, batch: Batch) -> Tensor | None:
+        return batch.label if self.labels else None
+
+    def _entered(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return w at t = 1 with its log-determinant, at noise of torch's global generator."""
+        noise = (torch.rand_like(batch.x),) if self.event.levels else ()
+        return self.enter(batch.x, *noise)
+
+    def _log_density(self, batch: Batch, *, steps: int | None = None) -> Float[Tensor, " batch"]:
+        """Return log p(x), or one draw of its estimate, at noise of torch's global generator."""
+        noise = torch.rand_like(batch.x) if self.event.levels else None
+        probe = None if self.is_exact else torch.randn_like(batch.x)
+        return self.encode(batch.x, self._told(batch), noise, probe, steps=steps)[1]
+
+    def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
+        if self.config.objective == "likelihood":
+            steps = self.config.likelihood_steps
+            return {"loss": -self._log_density(batch, steps=steps).mean()}
+        w = self._entered(batch)[0]
+        return {"loss": self._miss(w, torch.randn_like(w), self._told(batch))}
+
+    def _miss(
+        self, w: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], label: Tensor | None
+    ) -> Float[Tensor, ""]:
+        """Return the mean squared miss of each line's direction, at a random time on each.
+
+        The times are one in each of as many equal parts of [0, 1] as there are lines, so that
+        each is uniform and together they are never all early.
+        """
+        if self.config.pairing == "optimal-transport":
+            noise = noise[optimal_transport(noise, w, label)]
+        rows, device = len(w), w.device
+        t = (torch.randperm(rows, device=device) + torch.rand(rows, device=device)) / rows
+        t = t.to(w.dtype)
+        far = t.view(-1, *[1] * (w.ndim - 1))
+        told = () if label is None else (label,)
+        moved = self.velocity((1 - far) * noise + far * w, t, *told)
+        return (moved - (w - noise)).square().mean()
+
+
+def _check(config: ContinuousFlowConfig, event: Event) -> None:
+    """Refuse events that no such flow can be of.
+
+    Raises:
+        ValueError: In a sentence that names the field.
+    """
+    if event.kind == "image" and event.levels is None:
+        raise ValueError(
+            "model.family: a continuous flow of images needs grey levels; set data.levels"
+        )
+    if config.objective == "likelihood" and (event.kind == "image" or event.size > EXACT_SIZE):
+        what = "images" if event.kind == "image" else f"{event.size} features"
+        raise ValueError(
+            f"model.objective: likelihood is of vectors of at most {EXACT_SIZE} features; got "
+            f"{what}. Use flow-matching."
+        )
+
+
+def _scale(data: Data) -> Standardise | Spread:
+    """Return the way from events to w at t = 1: to numbers of about the size of the noise."""
+    if data.event.levels:
+        return Spread(data.event.levels)
+    if data.mean is None or data.std is None:
+        raise ValueError("data: a vector comes with the mean and deviation of its features")
+    mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
+    return Standardise(mean, std)

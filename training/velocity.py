@@ -1,0 +1,168 @@
+"""The networks of continuous flows: dw/dt at a place and a time, of a class or of none.
+
+Smooth throughout, because a solver's error depends on derivatives of what it solves; and without
+normalisation, so that no row depends on its neighbours. Every network starts as v = 0.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from training.conditioner import dense
+from training.networks import ResidualBlock, halvings, one_hot, pyramid
+
+FREQUENCIES = 8
+"""Waves in which a network sees the time: half a wave to four. A guess; more of them, of which no
+velocity needs so many, would make it wiggle in between."""
+CODE = 64
+"""Numbers that tell each block of an image's network the time and the class. A guess."""
+
+
+def waves(t: Float[Tensor, " batch"]) -> Float[Tensor, "batch waves"]:
+    """Return cos(pi k t) and sin(pi k t) for k from 1 to `FREQUENCIES`.
+
+    Example:
+        >>> waves(torch.zeros(1))[0, [0, -1]].tolist()
+        [1.0, 0.0]
+    """
+    # No products with integers, so that it works in any dtype.
+    angle = torch.stack([math.pi * k * t for k in range(1, FREQUENCIES + 1)], dim=1)
+    return torch.cat((angle.cos(), angle.sin()), dim=1)
+
+
+class Velocity(nn.Module):
+    """v(w, t): a network that is told the time and, if there are classes, the label.
+
+    Args:
+        shape: Of one w: a number of features, or (channels, height, width) of an image.
+        width: Hidden units, or channels of the finest level.
+        depth: Residual blocks, of an image on each level on either side.
+        classes: How many labels there are; 0 for none.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        context = 2 * FREQUENCIES + classes
+        if len(shape) == 1:
+            self.network: nn.Module = dense(
+                known=shape[0],
+                free=shape[0],
+                width=width,
+                depth=depth,
+                dropout=0.0,
+                context=context,
+            )
+        else:
+            self.network = UNet(shape, width=width, depth=depth, context=context)
+
+    def forward(
+        self,
+        w: Float[Tensor, "batch ..."],
+        t: Float[Tensor, " batch"],
+        label: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch ..."]:
+        """Return dw/dt."""
+        context = waves(t)
+        if label is not None:
+            context = torch.cat((context, one_hot(label, self.classes, like=context)), dim=1)
+        velocity: Tensor = self.network(w, context)
+        return velocity.to(w.dtype)
+
+
+class Steered(ResidualBlock):
+    """A residual block whose hidden channels are shifted by a code.
+
+    Args:
+        channels: Of the image.
+        code: Numbers of the code.
+    """
+
+    def __init__(self, channels: int, code: int) -> None:
+        super().__init__(channels)
+        self.shift = nn.Linear(code, channels)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch channel height width"], code: Float[Tensor, "batch code"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return x + f(x, code)."""
+        shift: Tensor = self.shift(code)[..., None, None]
+        hidden = self.first(self.activation(x)) + shift
+        change: Tensor = self.second(self.activation(hidden))
+        return x + change
+
+
+class Level(nn.Module):
+    """Blocks at one size, the coarser levels between them.
+
+    What comes from below is joined to what the first blocks made, so that edges need not pass
+    through the coarse image.
+
+    Args:
+        widths: Channels of this level and of those below.
+        depth: Blocks before and after the coarser levels.
+        code: Numbers of the code that steers them.
+    """
+
+    def __init__(self, widths: Sequence[int], *, depth: int, code: int) -> None:
+        super().__init__()
+        here, *below = widths
+        self.before = nn.ModuleList(Steered(here, code) for _ in range(depth))
+        self.after = nn.ModuleList(Steered(here, code) for _ in range(depth))
+        self.inner = Level(below, depth=depth, code=code) if below else None
+        if below:
+            self.shrink = nn.Conv2d(here, below[0], 4, stride=2, padding=1)
+            self.enlarge = nn.ConvTranspose2d(below[0], here, 4, stride=2, padding=1)
+            self.join = nn.Conv2d(2 * here, here, 1)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"], code: Float[Tensor, "batch code"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return the image refined, with what all coarser levels see of it."""
+        for block in self.before:
+            x = block(x, code)
+        if self.inner is not None:
+            coarse = self.enlarge(self.inner(self.shrink(x), code))
+            x = self.join(torch.cat((x, coarse), dim=1))
+        for block in self.after:
+            x = block(x, code)
+        return x
+
+
+class UNet(nn.Module):
+    """A network from images to images that sees them at every size that `halvings` allows.
+
+    Args:
+        shape: (channels, height, width) of an image.
+        width: Channels at full size; coarser levels have more, see `pyramid`.
+        depth: Residual blocks of each level, on the way down and on the way up.
+        context: Numbers that each block is told, by way of a code.
+
+    Source:
+        Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239, appendix B
+        (residual blocks that are told the time).
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, context: int) -> None:
+        super().__init__()
+        channels, height, columns = shape
+        self.told = nn.Sequential(nn.Linear(context, CODE), nn.SiLU(), nn.Linear(CODE, CODE))
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.levels = Level(pyramid(width, halvings(height, columns) + 1), depth=depth, code=CODE)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channel height width"],
+        context: Float[Tensor, "batch context"],
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Return an image of the same shape."""
+        code = silu(self.told(context))
+        answer: Tensor = self.last(silu(self.levels(self.first(x), code)))
+        return answer
