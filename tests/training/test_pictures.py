@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -92,6 +93,17 @@ def test_curves_of_a_single_epoch_are_drawn() -> None:
     figure = draw_curves([Epoch(1, {"a/loss": 1.0}, 1.0, 1.0)], 1)
     with Image.open(io.BytesIO(png(figure))) as picture:
         assert picture.size == (700, 360)
+
+
+def test_a_picture_has_few_colours_unless_that_would_show() -> None:
+    figure = draw_curves([Epoch(i, {"a/loss": 1 / i}, 1 / i, float(i)) for i in range(1, 9)], 8)
+    noise = Figure(figsize=(3, 3), dpi=100)
+    noise.figimage(np.random.default_rng(0).random((300, 300, 3)))
+    for each, mode in ((figure, "P"), (noise, "RGB")):
+        with Image.open(io.BytesIO(png(each))) as picture:
+            assert picture.mode == mode
+            shown = np.asarray(picture.convert("RGB"), dtype=np.float64)
+        assert np.abs(shown - render(each)).mean() < 0.5
 
 
 def test_beside_samples_of_a_proposal_is_what_the_integrand_would_draw() -> None:
