@@ -7,8 +7,7 @@ cancelling the caller ends it there.
 
 Source:
     Chen et al. 2018, arXiv:1806.07366 (the density along the way, eq. 8); Grathwohl et al. 2019,
-    arXiv:1810.01367 (its estimate by a random direction, kept along a path); Hairer, Norsett &
-    Wanner 1993, "Solving ordinary differential equations I", section II.1 (the schemes).
+    arXiv:1810.01367 (its estimate by a random direction, kept along a path).
 """
 
 import asyncio
@@ -25,30 +24,11 @@ from service.feeds import LOG_2PI, Draws, Given, Source
 from service.interface import Role, Solver
 from service.manifest import Manifest
 from service.noise import Floats, Stream
+from service.schemes import SCHEMES
 from service.tensors import Array
 
 INLINE_VALUES = 2**16
 """Numbers of a step that are added up at once on the event loop: a tenth of a millisecond."""
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """An explicit Runge-Kutta scheme, of whose stages each goes by the one before it alone.
-
-    Args:
-        places: Where in a step each stage is, and how far it has gone by the slope before.
-        weights: Of the stages' slopes in the step.
-    """
-
-    places: tuple[float, ...]
-    weights: tuple[float, ...]
-
-
-SCHEMES: dict[Solver, Scheme] = {
-    "euler": Scheme((0.0,), (1.0,)),
-    "midpoint": Scheme((0.0, 0.5), (0.0, 1.0)),
-    "rk4": Scheme((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
-}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torchdiffeq
 from torch import Tensor
 
 from service.interface import Solver
-from training.ode import TABLEAUS, solve
+from service.schemes import SCHEMES
+from training.ode import solve
 
 FIELD = torch.tensor([[0.3, -1.2, 0.1], [0.8, -0.5, 0.4], [0.2, 0.6, 0.1]], dtype=torch.float64)
 START = torch.tensor([[1.0, -0.5, 2.0], [0.3, 0.7, -1.0]], dtype=torch.float64)
@@ -37,7 +38,7 @@ def test_half_the_step_divides_the_error_by_two_to_the_order(solver: Solver, ord
     assert ratio == pytest.approx(2**order, rel=0.06)
 
 
-@pytest.mark.parametrize("solver", TABLEAUS)
+@pytest.mark.parametrize("solver", SCHEMES)
 def test_log_det_of_a_linear_field_is_the_trace_times_the_time(solver: Solver) -> None:
     zero = torch.zeros(2, dtype=torch.float64)
     _, log_det = solve(rates, (START, zero), solver=solver, steps=2000)
