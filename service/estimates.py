@@ -5,12 +5,31 @@ a pairwise algorithm for computing sample variances"), so that a spread of nothi
 however many draws there are.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from service.tensors import Array
 
 Floats = npt.NDArray[np.float64]
+
+
+def anomaly_scores(log_density: Array, held_out: Sequence[float]) -> Floats:
+    """Return for each event the share of held-out ones that are more probable, 0 to below 1.
+
+    One minus it, counting the event itself among the held-out ones, is a conformal p-value: if
+    the event is drawn as they are, a score of 0.99 or more comes up at most once in a hundred.
+
+    Args:
+        log_density: log p(x) in nats, shape (n,).
+        held_out: -log p(x) of held-out events in nats, ascending.
+
+    Source:
+        Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random World", section 2.2.
+    """
+    more_probable = np.searchsorted(held_out, -log_density.astype(np.float64), side="left")
+    return np.asarray(more_probable / (len(held_out) + 1))
 
 
 class Moments:

@@ -4,6 +4,7 @@ This schema is the whole of what training and serving share (docs/bundle.md expl
 people). Both sides validate it: training when it writes a bundle, serving when it reads one.
 """
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -16,6 +17,9 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hexadecimal."""
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[a-z0-9]+)+$")]
 """A file of the bundle's own folder: no separator and no leading dot, so it cannot leave it."""
+
+MAX_HELD_OUT = 1001
+"""Held-out events whose density a bundle tells: a thousandth is told from the next."""
 
 
 class Tolerance(Frozen):
@@ -63,6 +67,15 @@ class Figure(Frozen):
     n: int
     unit: str = ""
     note: str = ""
+    values: tuple[float, ...] = Field((), max_length=MAX_HELD_OUT)
+    """Of the density's own figure: -log p(x) in nats of the events that it is the mean of,
+    ascending, or where they are too many, as many quantiles. It tells what is usual."""
+
+    @model_validator(mode="after")
+    def _values_ascend(self) -> Self:
+        if any(before > after for before, after in pairwise(self.values)):
+            raise ValueError("values: they do not ascend")
+        return self
 
 
 class Provenance(Frozen):
@@ -100,6 +113,11 @@ class Manifest(Interface):
     evaluation: tuple[Figure, ...] = ()
     provenance: Provenance
     licence: str
+
+    @property
+    def held_out(self) -> tuple[float, ...]:
+        """-log p(x) of events that training never saw, in nats, ascending; none if not told."""
+        return next((figure.values for figure in self.evaluation if figure.values), ())
 
     @model_validator(mode="before")
     @classmethod

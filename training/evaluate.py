@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from service.interface import Frozen
-from service.manifest import Figure
+from service.manifest import MAX_HELD_OUT, Figure
 from training.data import Batch, Data
 from training.discrepancy import SCALES, squared_mmd
 from training.family import Family
@@ -27,6 +27,8 @@ from training.sampling import sample
 
 NATS_ROWS = 256
 """Rows whose likelihood is computed at once, at most."""
+QUANTILE_DIGITS = 4
+"""Of a nat, behind the point, in what a bundle tells of held-out events."""
 NATS_DRAWS = 2**17
 """Draws of all those rows together: of many draws each, fewer rows are computed at once."""
 MMD_ROWS = 2000
@@ -108,7 +110,8 @@ def _likelihood(
     event = model.interface.event
     for name, first in parts[0].items():
         nats = torch.cat([part[name].values.double().cpu() for part in parts])
-        yield _mean(name, nats, unit="nats per event", note=first.note)
+        held_out = _quantiles(nats) if first.is_density else ()
+        yield _mean(name, nats, unit="nats per event", note=first.note, held_out=held_out)
         if event.levels:
             bits = nats / (event.size * math.log(2))
             yield _mean(f"{name}, bits per dim", bits, unit="bits per dim", note=first.note)
@@ -242,7 +245,20 @@ def _recognised(classifier: nn.Module, batch: Batch) -> int:
     return int((found == labels(batch)).sum())
 
 
-def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str) -> Figure:
+def _quantiles(nats: Float[Tensor, " rows"]) -> tuple[float, ...]:
+    """Return the values themselves in order, or as many quantiles of them as a bundle tells."""
+    places = torch.linspace(0, 1, min(len(nats), MAX_HELD_OUT), dtype=nats.dtype)
+    return tuple(round(value, QUANTILE_DIGITS) for value in nats.quantile(places).tolist())
+
+
+def _mean(
+    name: str,
+    values: Float[Tensor, " rows"],
+    *,
+    unit: str,
+    note: str,
+    held_out: tuple[float, ...] = (),
+) -> Figure:
     error = values.std().item() / math.sqrt(len(values))
     return Figure(
         name=name,
@@ -251,6 +267,7 @@ def _mean(name: str, values: Float[Tensor, " rows"], *, unit: str, note: str) ->
         n=len(values),
         unit=unit,
         note=note,
+        values=held_out,
     )
 
 

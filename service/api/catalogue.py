@@ -84,13 +84,14 @@ def _summary(model: Model) -> dict[str, Any]:
     if not model.engine:
         return summary
     engine, manifest = model.engine, model.engine.manifest
+    figures = [figure.model_dump(mode="json", exclude={"values"}) for figure in manifest.evaluation]
     about = (
         "title", "family", "event", "latent", "labels", "observation", "posterior", "density",
-        "evaluation",
     )  # fmt: skip
     return {
         **summary,
         **manifest.model_dump(mode="json", include=set(about)),
+        "evaluation": figures,
         "capabilities": operations.capabilities(manifest),
         "estimators": operations.estimators(manifest),
         "refine": "refine" in manifest.graphs,

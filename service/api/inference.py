@@ -15,6 +15,7 @@ from service.api.documentation import describe
 from service.api.routing import plain_router
 from service.calls import Answer
 from service.engine import Engine
+from service.estimates import anomaly_scores
 from service.manifest import Manifest
 from service.operations import DEFAULT_DRAWS
 from service.tensors import Array
@@ -162,6 +163,8 @@ async def log_density(request: Request) -> Response:
         "bits_per_dim": value.astype("float64") / (-manifest.event.size * math.log(2)),
         "draws": draws,
     }
+    if (held_out := manifest.held_out) and estimator == manifest.density.estimator:
+        fields["anomaly_score"] = anomaly_scores(value, held_out)
     if "effective_sample_size" in answer:
         fields["effective_sample_size"] = OrNull(answer["effective_sample_size"])
     seed = reading.seed if estimated else None

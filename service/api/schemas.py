@@ -271,11 +271,16 @@ class Encoded(Answer):
 
 
 class LogDensities(Answer):
-    """JSON of /log-density. What only an estimate has is null, or missing, of an exact one."""
+    """JSON of /log-density. What only an estimate has is null, or missing, of an exact one.
+
+    anomaly_score is the share of held-out events that are more probable; missing where the bundle
+    tells of none, or by another estimator than the model's own.
+    """
 
     log_density: list[Value]
     standard_error: list[float | None] | None
     effective_sample_size: list[float | None] | None = None
+    anomaly_score: list[float] | None = None
     estimator: Estimator
     unit: Literal["nats"]
     bits_per_dim: list[Value]

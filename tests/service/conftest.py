@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -100,7 +101,8 @@ def latent(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) ->
 def solved(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> Client:
     """A client of a service of continuous flows, and of one flow that is none."""
     folder = tmp_path_factory.mktemp("solved")
-    for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE):
+    usual = replace(bundles.AFFINE, name="usual", held_out=(1.0, 2.0, 3.0, 4.0))
+    for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE, usual):
         tiny.publish(folder)
     return make_client(models=folder, max_steps=100)
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.estimates import LogMean, Moments
+from service.estimates import LogMean, Moments, anomaly_scores
 
 
 def log_mean(blocks: list[np.ndarray]) -> LogMean:
@@ -58,3 +58,24 @@ def test_equal_draws_have_an_error_of_nothing() -> None:
         moments.add(np.full((1, 7), 0.1))
     np.testing.assert_allclose(moments.mean, 0.1, rtol=1e-14)
     assert moments.standard_error[0] < 1e-17
+
+
+def test_anomaly_score_is_the_share_of_what_is_more_probable() -> None:
+    held_out = (1.0, 2.0, 2.0, 5.0)
+    log_density = np.array([0.0, -1.0, -1.5, -2.0, -3.0, -5.0, -9.0, -np.inf, np.inf])
+    expected = np.array([0, 0, 1, 1, 3, 3, 4, 4, 0]) / 5
+    np.testing.assert_array_equal(anomaly_scores(log_density, held_out), expected)
+
+
+def test_one_less_the_anomaly_score_is_a_p_value() -> None:
+    """Of events like the held-out ones, no more than a share a has a p-value of a or less."""
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([
+        anomaly_scores(-rng.normal(size=50), tuple(np.sort(rng.normal(size=199))))
+        for _ in range(400)
+    ])  # fmt: skip
+    for share in (0.01, 0.05, 0.5):
+        found = (scores >= 1 - share - 1e-12).mean()
+        # All 50 of a round share its held-out events: the error is theirs as well.
+        error = math.sqrt(share * (1 - share) * (1 / 20_000 + 1 / (400 * 199)))
+        assert abs(found - share) <= 4.5 * error

@@ -7,6 +7,7 @@ import pytest
 
 from service import bundle
 from service.interface import Latent
+from service.manifest import Figure
 from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, LEAN_LEARNED, PPCA
 from tests.service.test_bundle import Change, edit, refused
 from tests.service.tiny import Tiny
@@ -90,3 +91,10 @@ def test_manifest_without_sound_graphs_is_refused_by_them(tmp_path: Path, graphs
     folder = PPCA.publish(tmp_path)
     edit(folder, lambda manifest: manifest.update(graphs=graphs))
     refused(folder, by="graphs")
+
+
+def test_values_of_held_out_events_ascend() -> None:
+    figure = {"name": "nll", "value": 1.5, "standard_error": None, "n": 2}
+    assert Figure(**figure, values=(1.0, 1.0, 2.0)).values == (1.0, 1.0, 2.0)
+    with pytest.raises(ValueError, match="values: they do not ascend"):
+        Figure(**figure, values=(2.0, 1.0))

@@ -36,6 +36,7 @@ class Tiny:
     nodes: Mapping[Role, str]
     constants: Arrays
     references: Mapping[Role, Reference]
+    held_out: tuple[float, ...] = ()
 
     def graph(self, role: Role) -> bytes:
         inputs, outputs = self.interface.signature(role)
@@ -76,7 +77,16 @@ class Tiny:
             title=self.name.capitalize(),
             graphs={role: self._graph(role, files[f"{role}.onnx"]) for role in self.nodes},
             golden=Golden(sha256=bundle.digest(files["golden.npz"]), rows=GOLDEN_ROWS),
-            evaluation=(Figure(name="nll", value=1.5, standard_error=0.1, n=100, unit="nats"),),
+            evaluation=(
+                Figure(
+                    name="nll",
+                    value=1.5,
+                    standard_error=0.1,
+                    n=100,
+                    unit="nats",
+                    values=self.held_out,
+                ),
+            ),
             provenance=PROVENANCE,
             licence="Apache-2.0",
         )

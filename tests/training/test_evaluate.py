@@ -9,7 +9,7 @@ from torch import Tensor
 
 from service.interface import Density, Event, Family, Interface, Latent
 from service.manifest import Figure
-from tests.training.cases import case
+from tests.training.cases import case, vectors
 from tests.training.gaussian import Gaussian, gaussian_data
 from training.data import Batch, Data
 from training.evaluate import NATS_DRAWS, EvaluateConfig, evaluate, train_classifier
@@ -209,3 +209,28 @@ def test_samples_of_a_vector_vae_are_draws_and_not_means() -> None:
 
     x = sample(Observed(), rows=2000, seed=0).x
     assert float(x.std()) == pytest.approx(math.sqrt(101), rel=0.05)
+
+
+TOLD = ("flow of features", "flow of images", "vae of grey images", "continuous flow of features")
+NOT_TOLD = ("vae of binary images", "bbvi of features", "gan with labels")
+
+
+@pytest.mark.parametrize("label", TOLD + NOT_TOLD)
+def test_held_out_rows_are_told_where_the_service_answers_the_same_density(label: str) -> None:
+    """Of images binarised at random, or by another q, it would say something else."""
+    model, data = case(label)
+    found = evaluate(model, data, EvaluateConfig(rows=20, draws=2, classifier_steps=2))
+    told = [figure for figure in found if figure.values]
+    assert len(told) == (label in TOLD)
+    for figure in told:
+        assert len(figure.values) == figure.n == 20
+        assert np.mean(figure.values) == pytest.approx(figure.value, abs=1e-3)
+
+
+def test_many_held_out_rows_are_told_by_their_quantiles() -> None:
+    model, _ = case("flow of two features")
+    data = vectors(mean=np.zeros(2), std=np.ones(2), rows=3000)
+    figure = by_name(evaluate(model, data, EvaluateConfig(rows=3000)))["negative log-density"]
+    assert len(figure.values) == 1001
+    assert np.mean(figure.values) == pytest.approx(figure.value, rel=0.01)
+    assert list(figure.values) == sorted(figure.values)

@@ -39,7 +39,8 @@ def test_model_says_everything_of_itself(client: Client) -> None:
     assert said["provenance"]["data"].startswith("none")
     assert said["licence"] == "Apache-2.0"
     assert said["limits"] == {
-        "n": 2**21, "draws": 100_000, "refine": 200, "columns": 64, "body_bytes": 32 * 2**20
+        "n": 2**21, "draws": 100_000, "refine": 200, "steps": 200, "columns": 64,
+        "body_bytes": 32 * 2**20,
     }  # fmt: skip
 
 

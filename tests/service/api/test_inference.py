@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from service.api.schemas import LogDensities
 from tests.service.bundles import LOG_DET, MIX, SHIFT, affine_log_density, grains_log_density
 from tests.service.conftest import Client, MakeClient
 from tests.service.ppca import BIAS, SCALE, TO_MEAN, ppca_elbo, ppca_log_density
@@ -207,3 +208,16 @@ def test_pixels_out_of_range_are_refused(client: Client, pixel: float) -> None:
     answer = client.post("/encode", json={"model": "grains", "x": x})
     assert (answer.status_code, answer.json()["field"]) == (422, "x")
     assert ("Divide 8-bit pixels by 255" in answer.json()["detail"]) == (pixel > 1)
+
+
+def test_log_density_says_how_unusual_a_row_is_among_held_out_ones(solved: Client) -> None:
+    x = [[1.0, -1.0], [1.0, -0.5], [9.0, 9.0]]
+    said = solved.post("/log-density", json={"model": "usual", "x": x}).json()
+    LogDensities.model_validate(said)
+    nats = -np.array(said["log_density"])
+    assert said["anomaly_score"] == [sum(each < nat for each in (1, 2, 3, 4)) / 5 for nat in nats]
+    assert said["anomaly_score"][2] == 0.8
+    without = solved.post("/log-density", json={"model": "affine", "x": x}).json()
+    assert "anomaly_score" not in without
+    figures = solved.get("/models/usual").json()["evaluation"]
+    assert "values" not in figures[0]
