@@ -62,6 +62,11 @@ def chosen(manifest: Manifest, solver: Solver | None, steps: int | None) -> Meth
     return Method(solver or manifest.ode.solver, steps or manifest.ode.steps)
 
 
+def usual(manifest: Manifest) -> Method | None:
+    """Return how a model's ode is solved where nobody says otherwise; None without one."""
+    return chosen(manifest, None, None)
+
+
 Condition = dict[str, Source]
 """The label of each row, if the model has labels."""
 State = list[Floats]

@@ -132,7 +132,7 @@ async def decode(
         z: Shape (n, *latent).
         label: Of every row, or one for each.
         output: `x`, or `pixels` in its place.
-        method: Of a continuous flow: how it is solved.
+        method: Of a continuous flow: how it is solved, if not as usual.
 
     Raises:
         InputInvalid: `label` is missing, or none of the model's; or a row of z is so large that
@@ -142,7 +142,7 @@ async def decode(
     condition: ode.Condition = {} if labels is None else {"label": labels}
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     outputs = sorted({"x", output})
-    if method:
+    if method := method or ode.usual(engine.manifest):
         answer = await ode.decoded(engine, z, condition, method, outputs=outputs, given="z")
     else:
         feeds: Feeds = {"z": z, **condition}
@@ -187,7 +187,7 @@ async def encode(
         raise InputInvalid(
             f"field 'draws': {manifest.name} has one code for an x. Leave it out.", field="draws"
         )
-    if method:
+    if method := method or ode.usual(manifest):
         weighs = manifest.density.estimator != "hutchinson"
         z, log_abs_det = await ode.encoded(engine, events, method, seed=seed, weighs=weighs)
         found = {"z": z.astype(np.float32)}
@@ -235,6 +235,7 @@ async def log_density(
     manifest = engine.manifest
     events = Events(x, needed_labels(manifest, label, n=len(x)))
     estimator = chosen(manifest, estimator)
+    method = method or ode.usual(manifest)
     if estimator == "exact":
         if draws is not None:
             raise InputInvalid(

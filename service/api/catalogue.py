@@ -106,7 +106,7 @@ def _summary(model: Model) -> dict[str, Any]:
 
 def _ode(manifest: Manifest) -> dict[str, Any] | None:
     """Return how a continuous flow is solved if nobody says otherwise."""
-    method = ode.chosen(manifest, None, None)
+    method = ode.usual(manifest)
     if method is None:
         return None
     return {"solver": method.solver, "steps": method.steps, "evaluations": method.evaluations}

@@ -1,4 +1,4 @@
-"""The density of the shipped `moons-flow` is a density, and that of its samples."""
+"""The density of the shipped models of two moons is a density, and that of their samples."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from tests.contract.test_shipped_bundles import MODELS
 Points = npt.NDArray[np.float32]
 
 
-@pytest.fixture(scope="module")
-def moons() -> Iterator[Engine]:
-    newest = bundle.versions(MODELS, "moons-flow")[0]
+@pytest.fixture(scope="module", params=["moons-flow", "moons-flow-matching"])
+def moons(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    newest = bundle.versions(MODELS, request.param)[0]
     with closing(Batcher(devices=2)) as batcher:
-        read = bundle.read(MODELS / "moons-flow" / str(newest))
+        read = bundle.read(MODELS / request.param / str(newest))
         yield Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=1024)
 
 
