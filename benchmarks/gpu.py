@@ -23,7 +23,6 @@ from service.session import Device, Session, choose_device
 from service.tensors import Array
 
 MODELS = Path(__file__).parents[1] / "models"
-ROLE: Role = "decode"
 BUCKETS = (1, 8, 64, 512)
 SECONDS = 0.5
 
@@ -48,9 +47,10 @@ def main(names: Sequence[str]) -> int:
 
 def measure(of: Bundle, device: Device) -> list[list[str]]:
     """Return a row of the table for each bucket."""
-    served = Session(of, ROLE, device)
+    role: Role = "velocity" if of.manifest.ode else "decode"
+    served = Session(of, role, device)
     plain = onnxruntime.InferenceSession(
-        of.graph(ROLE), providers=[("CUDAExecutionProvider", {"use_tf32": "0"})], enable_fallback=0
+        of.graph(role), providers=[("CUDAExecutionProvider", {"use_tf32": "0"})], enable_fallback=0
     )
     outputs = [served.graph.outputs[0].name]
     rows = []

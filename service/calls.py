@@ -54,6 +54,7 @@ async def run(
     outputs: Sequence[str] | None = None,
     given: str | None = None,
     rows: int | None = None,
+    first: int = 0,
     repeats: int = 1,
     begun: bool = False,
     follows: int = 0,
@@ -68,6 +69,7 @@ async def run(
         given: Name of the input whose rows the caller chose. They are finite, but may be beyond
             what float32 can carry through the graph.
         rows: How many, if no feed is an array.
+        first: How many of the given ones came in calls before.
         repeats: How often in a row each of the given ones stands there.
         begun: Whether it continues something that has begun to be answered.
         follows: Rows of the same graph that will be asked for next.
@@ -83,7 +85,7 @@ async def run(
         if given is None:
             raise EngineFailed(f"{name}: {role} answered NaN in '{error.output}'.") from error
         raise InputInvalid(
-            f"field '{given}': row {error.row // repeats} is too large for {name}: the "
+            f"field '{given}': row {first + error.row // repeats} is too large for {name}: the "
             "answer is not a number. Send values of the size of what it was trained on.",
             field=given,
         ) from error

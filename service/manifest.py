@@ -18,6 +18,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[a-z0-9]+)+$")]
 """A file of the bundle's own folder: no separator and no leading dot, so it cannot leave it."""
 
+ROLES_OF_AN_ODE: frozenset[Role] = frozenset({"velocity", "divergence", "enter", "leave"})
 MAX_HELD_OUT = 1001
 """Held-out events whose density a bundle tells: a thousandth is told from the next."""
 
@@ -68,7 +69,7 @@ class Figure(Frozen):
     unit: str = ""
     note: str = ""
     values: tuple[float, ...] = Field((), max_length=MAX_HELD_OUT)
-    """Of the density's own figure: -log p(x) in nats of the events that it is the mean of,
+    """Of an exact density's figure: -log p(x) in nats of the events that it is the mean of,
     ascending, or where they are too many, as many quantiles. It tells what is usual."""
 
     @model_validator(mode="after")
@@ -167,6 +168,34 @@ class Manifest(Interface):
             raise ValueError("latent.distribution: learned goes with a prior graph, only with one")
         if self.density.estimator == "hutchinson" and self.ode is None:
             raise ValueError("density: estimator hutchinson is of a flow that has an ode")
+        if self.held_out and self.density.kind != "exact":
+            raise ValueError("evaluation.values: only an exact density tells those of events")
+        return self
+
+    @model_validator(mode="after")
+    def _ode_stands_alone(self) -> Self:
+        if self.ode is None:
+            return self
+        for field, is_right, wanted in (
+            ("family", self.family == "continuous-flow", "is continuous-flow"),
+            ("posterior", self.posterior is None, "is null"),
+            ("observation", self.observation is None, "is null"),
+            ("latent.distribution", self.latent.distribution == "normal", "is normal"),
+            ("latent.shape", self.latent.shape == self.event.shape, "is that of the event"),
+            (
+                "graphs",
+                self.graphs.keys() <= ROLES_OF_AN_ODE,
+                "are those of one",
+            ),
+        ):
+            if not is_right:
+                raise ValueError(f"{field}: of a model with an ode it {wanted}")
+        density = "dequantisation" if self.event.levels else "exact"
+        if self.density.estimator not in (None, density, "hutchinson"):
+            raise ValueError(
+                f"density: of an ode whose events have {'' if self.event.levels else 'no '}levels "
+                f"the estimator is {density}, hutchinson or null"
+            )
         return self
 
     @model_validator(mode="after")

@@ -117,7 +117,7 @@ def by_path(
         )
         return {"log_weight": found}
 
-    # A path is where it is, and its slopes.
+    # The paths of an event are solved at once, and each has a place, slopes and a direction.
     return one_ahead(_windows(call, events, draws, held=8 * engine.manifest.latent.size))
 
 

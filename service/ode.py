@@ -11,9 +11,10 @@ Source:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -21,14 +22,20 @@ from service.calls import Answer, Events, run
 from service.engine import Engine
 from service.errors import CapabilityMissing
 from service.feeds import LOG_2PI, Draws, Given, Source
-from service.interface import Role, Solver
+from service.interface import Solver
 from service.manifest import Manifest
 from service.noise import Floats, Stream
-from service.schemes import SCHEMES
+from service.runs import Feeds
+from service.schemes import SCHEMES, stages
 from service.tensors import Array
 
 INLINE_VALUES = 2**16
 """Numbers of a step that are added up at once on the event loop: a tenth of a millisecond."""
+PIECE_VALUES = 2**19
+"""Numbers of w that are solved for together. With slopes and noise they take some 50 MB."""
+
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,79 @@ def usual(manifest: Manifest) -> Method | None:
     return chosen(manifest, None, None)
 
 
-Condition = dict[str, Source]
+Condition = Mapping[str, Source]
 """The label of each row, if the model has labels."""
 State = list[Floats]
 """w, shape (n, *latent), and whatever else grows along the path."""
-Slopes = Callable[[Floats, float, int], Awaitable[State]]
-"""d/dt of a state, given w, t, and how many evaluations are still to come."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Path:
+    """The rows of a call that are solved for together, between two times.
+
+    Args:
+        engine: Of a continuous flow.
+        method: How to solve.
+        role: The graph that says how fast.
+        inputs: What it takes beside w and t, of these rows.
+        given: Name of what the caller chose, see `calls.run`.
+        first: Events of the call before these.
+        repeats: Rows of each event.
+        begun: Whether the call has begun to be answered.
+        later: Rows of the call that come after these.
+    """
+
+    engine: Engine
+    method: Method
+    role: Literal["velocity", "divergence"]
+    inputs: Mapping[str, Array]
+    given: str | None
+    first: int
+    repeats: int = 1
+    begun: bool
+    later: int
+
+    async def solve(self, state: State, *, start: float, stop: float) -> State:
+        """Return a state at t = stop, given that at t = start."""
+        left = self.method.evaluations
+        found: list[Answer] = []
+        names = ("velocity", "divergence")[: len(state)]
+        for time, ahead, weights in stages(
+            self.method.solver, self.method.steps, start=start, stop=stop
+        ):
+            left -= 1
+            slopes = [found[-1]["velocity"]] if found else []
+            place = await _off_loop(_ahead, state[0], slopes, [ahead] * len(slopes))
+            found.append(await self._slopes(place, time, left))
+            if weights:
+                state = [
+                    await _off_loop(_ahead, part, [each[name] for each in found], weights)
+                    for part, name in zip(state, names, strict=True)
+                ]
+                found = []
+        return state
+
+    async def _slopes(self, w: Floats, time: float, left: int) -> Answer:
+        """Return how fast the state moves, with so many evaluations of these rows to come.
+
+        The first of a call is the one that can be refused, and it tells of all others.
+        """
+        feeds: Feeds = {
+            **self.inputs,
+            "w": await _off_loop(_single, w),
+            "t": np.full(len(w), time, dtype=np.float32),
+        }
+        evaluations = self.method.evaluations
+        return await run(
+            self.engine,
+            self.role,
+            feeds,
+            given=self.given,
+            first=self.first,
+            repeats=self.repeats,
+            begun=self.begun or left < evaluations - 1,
+            follows=len(w) * left + self.later * evaluations,
+        )
 
 
 async def decoded(
@@ -96,16 +170,25 @@ async def decoded(
         given: Name of what the caller chose, see `calls.run`.
         begun: Whether it continues something that has begun to be answered.
     """
-
-    async def slopes(w: Floats, t: float, left: int) -> State:
-        feeds = {**condition, **_place(w, t)}
-        follows = len(w) * left
-        is_begun = begun or left < method.evaluations - 1
-        answer = await run(engine, "velocity", feeds, given=given, begun=is_begun, follows=follows)
-        return [answer["velocity"]]
-
-    (w,) = await _solved(slopes, [z.astype(np.float64)], method, start=0.0, stop=1.0)
-    return await run(engine, "leave", {"w": _single(w)}, outputs=outputs, given=given, begun=True)
+    answers = []
+    for first, stop in _pieces(len(z), z[0].size):
+        path = _Path(
+            engine=engine,
+            method=method,
+            role="velocity",
+            inputs={name: source.rows(first, stop) for name, source in condition.items()},
+            given=given,
+            first=first,
+            begun=begun or first > 0,
+            later=len(z) - stop,
+        )
+        start = z[first:stop].astype(np.float64)
+        (w,) = await path.solve([start], start=0.0, stop=1.0)
+        feeds: Feeds = {"w": await _off_loop(_single, w)}
+        answers.append(
+            await run(engine, "leave", feeds, outputs=outputs, given=given, first=first, begun=True)
+        )
+    return {name: np.concatenate([each[name] for each in answers]) for name in outputs}
 
 
 async def encoded(
@@ -118,43 +201,56 @@ async def encoded(
     draws: int = 1,
     begun: bool = False,
     weighs: bool = True,
-) -> tuple[Floats, Floats | None]:
+    given: str | None = "x",
+) -> State:
     """Return z and log |det dz/dx| of events, of an image less D log(levels).
 
     Each event is solved for `draws` times, from draw `first` of its noise on, and these rows
     follow each other: of an image by other noise below its grey levels, and with Hutchinson's
-    estimator along another direction. Without `weighs` there is no log |det dz/dx|, and nothing
-    is spent on it.
+    estimator along another direction. Without `weighs` there is z alone, and nothing is spent on
+    the other.
 
     Raises:
         InputInvalid: A row of x is so large that the graph answers NaN.
     """
     manifest = engine.manifest
-    rows = len(events) * draws
-    repeated = events.repeated(draws)
-    condition: Condition = {name: _source(feed) for name, feed in repeated.items() if name != "x"}
     noise = partial(Draws, seed, first=first, draws=draws)
-    call = partial(run, engine, given="x", repeats=draws, rows=rows)
-    below = {}
+    sources: dict[str, Source] = {
+        name: Given(feed) if isinstance(feed, np.ndarray) else feed
+        for name, feed in events.repeated(draws).items()
+    }
+    entering: dict[str, Source] = {"x": sources.pop("x")}
     if manifest.event.levels:
         shape = manifest.event.shape
-        below["noise"] = noise(Stream.DEQUANTISATION, shape, is_normal=False)
-    entered = await call("enter", {"x": repeated["x"], **below}, begun=begun)
+        entering["noise"] = noise(Stream.DEQUANTISATION, shape, is_normal=False)
     if weighs and manifest.density.estimator == "hutchinson":
-        probe = noise(Stream.PROBE, manifest.latent.shape)
-        # It stays the same along a path, and is asked for at every evaluation.
-        condition["probe"] = Given(await asyncio.to_thread(probe.rows, 0, rows))
-
-    async def slopes(w: Floats, t: float, left: int) -> State:
-        feeds = {**condition, **_place(w, t)}
-        answer = await call(role, feeds, begun=True, follows=rows * left)
-        return [answer[name] for name in grown]
-
-    role: Role = "divergence" if weighs else "velocity"
-    grown = ("velocity", "divergence") if weighs else ("velocity",)
-    state = [entered[name].astype(np.float64) for name in ("w", "log_abs_det")[: len(grown)]]
-    z, *log_abs_det = await _solved(slopes, state, method, start=1.0, stop=0.0)
-    return z, log_abs_det[0] if weighs else None
+        # A direction stays the same along a path, and is asked for at every evaluation.
+        sources["probe"] = noise(Stream.PROBE, manifest.latent.shape)
+    found: list[State] = []
+    for at, end in _pieces(len(events), draws * manifest.latent.size):
+        rows = slice(at * draws, end * draws)
+        told, inputs = [
+            {name: await asyncio.to_thread(source.rows, rows.start, rows.stop)
+             for name, source in group.items()}
+            for group in (entering, sources)
+        ]  # fmt: skip
+        # The path is what can be refused: this is nothing beside it.
+        entered = await run(engine, "enter", told, given=given, first=at, repeats=draws, begun=True)
+        path = _Path(
+            engine=engine,
+            method=method,
+            role="divergence" if weighs else "velocity",
+            inputs=inputs,
+            given=given,
+            first=at,
+            repeats=draws,
+            begun=begun or at > 0,
+            later=(len(events) - end) * draws,
+        )
+        names = ("w", "log_abs_det") if weighs else ("w",)
+        state = [entered[name].astype(np.float64) for name in names]
+        found.append(await path.solve(state, start=1.0, stop=0.0))
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 async def log_density(
@@ -166,46 +262,33 @@ async def log_density(
     first: int = 0,
     draws: int = 1,
     begun: bool = False,
+    given: str | None = "x",
 ) -> Floats:
     """Return log N(z) + log |det dz/dx| in nats, shape (n, draws); see `encoded`."""
     z, log_abs_det = await encoded(
-        engine, events, method, seed=seed, first=first, draws=draws, begun=begun
+        engine, events, method, seed=seed, first=first, draws=draws, begun=begun, given=given
     )
-    squares = np.square(z).reshape(len(z), -1).sum(axis=1)
+    squares = await _off_loop(_squares, z)
     normal = -0.5 * (squares + engine.manifest.latent.size * LOG_2PI)
     return np.asarray((normal + log_abs_det).reshape(len(events), draws))
 
 
-async def _solved(
-    slopes: Slopes, state: State, method: Method, *, start: float, stop: float
-) -> State:
-    """Return a state at t = stop, given that at t = start."""
-    scheme = SCHEMES[method.solver]
-    length = (stop - start) / method.steps
-    left = method.evaluations
-    for step in range(method.steps):
-        origin = start + step * length
-        found: list[State] = []
-        for place in scheme.places:
-            w = state[0] if not found else await _ahead(state[0], [found[-1][0]], [place * length])
-            left -= 1
-            found.append(await slopes(w, origin + place * length, left))
-        weights = [length * weight for weight in scheme.weights]
-        state = [
-            await _ahead(each, [slope[i] for slope in found], weights)
-            for i, each in enumerate(state)
-        ]
-    return state
+def _pieces(rows: int, row_values: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of each part that is solved for at once, for its memory."""
+    most = max(1, PIECE_VALUES // row_values)
+    for first in range(0, rows, most):
+        yield first, min(first + most, rows)
 
 
-async def _ahead(origin: Floats, slopes: Sequence[Array], lengths: Sequence[float]) -> Floats:
+async def _off_loop(function: Callable[..., Kind], array: Array, *others: object) -> Kind:
+    """Return what a function makes of an array, in a thread if that takes long."""
+    if array.size < INLINE_VALUES:
+        return function(array, *others)
+    return await asyncio.to_thread(function, array, *others)
+
+
+def _ahead(origin: Floats, slopes: Sequence[Array], lengths: Sequence[float]) -> Floats:
     """Return where so far along some slopes leads."""
-    if origin.size < INLINE_VALUES:
-        return _sum(origin, slopes, lengths)
-    return await asyncio.to_thread(_sum, origin, slopes, lengths)
-
-
-def _sum(origin: Floats, slopes: Sequence[Array], lengths: Sequence[float]) -> Floats:
     total = origin.copy()
     for slope, length in zip(slopes, lengths, strict=True):
         if length:
@@ -213,14 +296,11 @@ def _sum(origin: Floats, slopes: Sequence[Array], lengths: Sequence[float]) -> F
     return total
 
 
-def _place(w: Floats, t: float) -> dict[str, Array | Source]:
-    return {"w": _single(w), "t": np.full(len(w), t, dtype=np.float32)}
-
-
 def _single(w: Floats) -> Array:
     with np.errstate(over="ignore"):  # of what runs away: the graph answers NaN, which is told
         return w.astype(np.float32)
 
 
-def _source(feed: Array | Source) -> Source:
-    return Given(feed) if isinstance(feed, np.ndarray) else feed
+def _squares(z: Floats) -> Floats:
+    """Return the sum of the squares of each row."""
+    return np.asarray(np.square(z).reshape(len(z), -1).sum(axis=1))

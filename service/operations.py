@@ -188,10 +188,9 @@ async def encode(
             f"field 'draws': {manifest.name} has one code for an x. Leave it out.", field="draws"
         )
     if method := method or ode.usual(manifest):
-        weighs = manifest.density.estimator != "hutchinson"
-        z, log_abs_det = await ode.encoded(engine, events, method, seed=seed, weighs=weighs)
-        found = {"z": z.astype(np.float32)}
-        return found if log_abs_det is None else {**found, "log_abs_det": log_abs_det}
+        weighs = manifest.density.kind != "none" and manifest.density.estimator != "hutchinson"
+        z, *log_abs_det = await ode.encoded(engine, events, method, seed=seed, weighs=weighs)
+        return {"z": z.astype(np.float32), **({"log_abs_det": log_abs_det[0]} if weighs else {})}
     feeds = events.feeds
     if manifest.density.estimator == "dequantisation":
         feeds["noise"] = monte_carlo.below_levels(engine, seed, first=0, draws=1)

@@ -129,7 +129,7 @@ def batches(
     for draws in DRAW_WIDTHS if graph.has_draws else (1,):
         yield {
             spec.name: _noise(spec, spec.sized(batch=rows, draws=draws), rng)
-            if spec.noise or spec.name == "z"
+            if spec.noise or spec.name in ("z", "w")
             else np.resize(vectors := golden[f"{role}.{spec.name}"], (rows, *vectors.shape[1:]))
             for spec in graph.inputs
         }

@@ -111,7 +111,7 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
         answer = await run(engine, _role_of(drawing), feeds, outputs=outputs, rows=n, begun=begun)
     if "log_density" in drawing.include and method:
         events = Events(answer["x"], None if labels is None else Given(labels.rows(0, n)))
-        found = await ode.log_density(engine, events, method, seed=seed, begun=begun)
+        found = await ode.log_density(engine, events, method, seed=seed, begun=True, given=None)
         answer["log_density"] = found[:, 0]
     elif "log_density" in drawing.include:
         said: Feeds = {"x": answer["x"], **condition}

@@ -11,6 +11,7 @@ Source:
     Hairer, Norsett & Wanner 1993, "Solving ordinary differential equations I", section II.1.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.interface import Solver
@@ -34,3 +35,25 @@ SCHEMES: dict[Solver, Scheme] = {
     "midpoint": Scheme((0.0, 0.5), (0.0, 1.0)),
     "rk4": Scheme((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
+
+
+def stages(
+    solver: Solver, steps: int, *, start: float, stop: float
+) -> Iterator[tuple[float, float, tuple[float, ...]]]:
+    """Yield for every stage of a path its time, how far it goes, and at a step's end the weights.
+
+    Both are in units of t and signed; the weights are () but at the last stage of a step. Times
+    are no sums of lengths, whose rounding errors would add up, and never leave [start, stop].
+
+    Example:
+        >>> list(stages("midpoint", 1, start=0.0, stop=1.0))
+        [(0.0, 0.0, ()), (0.5, 0.5, (0.0, 1.0))]
+    """
+    scheme, length = SCHEMES[solver], (stop - start) / steps
+    low, high = sorted((start, stop))
+    weights = tuple(length * weight for weight in scheme.weights)
+    for step in range(steps):
+        for stage, place in enumerate(scheme.places, start=1):
+            time = start + (stop - start) * ((step + place) / steps)
+            is_last = stage == len(scheme.places)
+            yield min(max(time, low), high), place * length, weights if is_last else ()

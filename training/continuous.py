@@ -196,7 +196,7 @@ class ContinuousFlow(Family):
             nats = -found.mean(1)
             note = "an upper bound on average: the mean over " + noise if noise else "the mean over"
             note += f"{' and' if noise else ''} probes of the divergence, draws per event: {draws}"
-        return {"negative log-density": Nats(nats, note, is_density=True)}
+        return {"negative log-density": Nats(nats, note)}
 
     def inexactness(
         self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None

@@ -110,7 +110,8 @@ def _likelihood(
     event = model.interface.event
     for name, first in parts[0].items():
         nats = torch.cat([part[name].values.double().cpu() for part in parts])
-        held_out = _quantiles(nats) if first.is_density else ()
+        # An estimate of other draws would be compared with what it is not like.
+        held_out = _quantiles(nats) if model.interface.density.kind == "exact" else ()
         yield _mean(name, nats, unit="nats per event", note=first.note, held_out=held_out)
         if event.levels:
             bits = nats / (event.size * math.log(2))

@@ -42,12 +42,10 @@ class Nats:
     Args:
         values: One for each event.
         note: In which way their mean is less than exact; "" where it is exact.
-        is_density: Whether they are -log p(x), as the service would answer it of these events.
     """
 
     values: Float[Tensor, " batch"]
     note: str = ""
-    is_density: bool = False
 
 
 @dataclass(frozen=True)

@@ -164,11 +164,11 @@ class Flow(Family):
         arXiv:1509.00519).
         """
         if self.dequantise is None:
-            return {"negative log-density": Nats(-self._log_density(batch), is_density=True)}
+            return {"negative log-density": Nats(-self._log_density(batch))}
         found = [self._log_density(batch).double() for _ in range(draws)]
         nats = -log_mean(torch.stack(found, dim=1))
         note = f"an upper bound on average: dequantisation noise, draws per image: {draws}"
-        return {"negative log-density": Nats(nats, note, is_density=True)}
+        return {"negative log-density": Nats(nats, note)}
 
     def encode(
         self, x: Float[Tensor, "batch ..."], *inputs: Tensor

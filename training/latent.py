@@ -177,10 +177,7 @@ class LatentModel(Family):
         return {
             "negative ELBO": Nats(-elbo, note.format(draws) + about),
             "negative log-likelihood": Nats(
-                -evidence,
-                note.format(f"{draws} importance-weighted") + about,
-                # Of other images, or by another q, it would not be what the service answers.
-                is_density=not about,
+                -evidence, note.format(f"{draws} importance-weighted") + about
             ),
         }
 

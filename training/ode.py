@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from service.interface import Solver
-from service.schemes import SCHEMES
+from service.schemes import stages
 
 State = tuple[Tensor, ...]
 """What moves, batch axis first: w, and perhaps integrals along its way."""
@@ -40,17 +40,14 @@ def solve(
         >>> w.tolist()
         [2.25]
     """
-    scheme, length = SCHEMES[solver], (end - start) / steps
-    for step in range(steps):
-        # Not a sum of lengths, whose rounding errors would add up.
-        now = start + (end - start) * (step / steps)
-        found: list[State] = []
-        for place in scheme.places:
-            w = state[0] + place * length * found[-1][0] if found else state[0]
-            found.append(rates(w, w.new_full((len(w),), now + place * length)))
-        for rate, weight in zip(found, scheme.weights, strict=True):
+    found: list[State] = []
+    for time, ahead, weights in stages(solver, steps, start=start, stop=end):
+        w = state[0] + ahead * found[-1][0] if found else state[0]
+        found.append(rates(w, w.new_full((len(w),), time)))
+        if not weights:
+            continue
+        for rate, weight in zip(found, weights, strict=True):
             if weight:
-                state = tuple(
-                    part + length * weight * each for part, each in zip(state, rate, strict=True)
-                )
+                state = tuple(part + weight * each for part, each in zip(state, rate, strict=True))
+        found = []
     return state

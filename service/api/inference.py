@@ -163,8 +163,8 @@ async def log_density(request: Request) -> Response:
         "bits_per_dim": value.astype("float64") / (-manifest.event.size * math.log(2)),
         "draws": draws,
     }
-    if (held_out := manifest.held_out) and estimator == manifest.density.estimator:
-        fields["anomaly_score"] = anomaly_scores(value, held_out)
+    if manifest.held_out and method == ode.usual(manifest):
+        fields["anomaly_score"] = anomaly_scores(value, manifest.held_out)
     if "effective_sample_size" in answer:
         fields["effective_sample_size"] = OrNull(answer["effective_sample_size"])
     seed = reading.seed if estimated else None

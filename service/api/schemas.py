@@ -274,7 +274,7 @@ class LogDensities(Answer):
     """JSON of /log-density. What only an estimate has is null, or missing, of an exact one.
 
     anomaly_score is the share of held-out events that are more probable; missing where the bundle
-    tells of none, or by another estimator than the model's own.
+    tells of none, as of an estimate, or where an ode is not solved as usual.
     """
 
     log_density: list[Value]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from service.batching import Batcher
 from service.calls import Answer
 from service.engine import Engine
 from service.errors import BundleInvalid, InputInvalid
-from service.interface import Solver
+from service.interface import Density, Role, Solver
+from service.lanes import Job
 from service.noise import DRAWS, Stream
 from service.ode import Method
 from service.sampling import Drawing
+from service.schemes import stages
 from service.session import Device
 from service.tensors import Array
 from tests.service.linear_odes import (
@@ -233,10 +236,114 @@ def test_evaluations_are_those_of_the_scheme() -> None:
     assert ode.chosen(manifest, "euler", 3) == Method("euler", 3)
 
 
+def test_the_first_evaluation_is_admitted_for_all_and_what_is_cheap_is_not_asked(
+    spiral: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job[Any]] = []
+    run = Batcher.run
+
+    async def record(self: Batcher, job: Job[Any]) -> None:
+        jobs.append(job)
+        await run(self, job)
+
+    monkeypatch.setattr(Batcher, "run", record)
+    # Fifty rows in pieces of twenty: each has its own path.
+    monkeypatch.setattr(ode, "PIECE_VALUES", 40)
+    asyncio.run(operations.log_density(spiral, X, draws=None, seed=0, method=Method("midpoint", 3)))
+    divergences = [job for job in jobs if job.lane.name[1] == "divergence"]
+    assert [job.begun for job in divergences] == [False] + [True] * 17
+    # Rows that follow: of the piece at the evaluations left, of later ones at all six.
+    assert [job.follows for job in divergences[:6]] == [20 * n + 30 * 6 for n in (5, 4, 3, 2, 1, 0)]
+    assert divergences[-1].follows == 0
+    assert all(job.begun for job in jobs if job.lane.name[1] == "enter")
+    jobs.clear()
+    drawing = Drawing(n=1, seed=0, steps=1, include=("log_density",))
+    asyncio.run(sampling.sample(spiral, drawing))
+    assert [job.begun for job in jobs] == [False] + [True] * (len(jobs) - 1)
+    jobs.clear()
+    asyncio.run(sampling.sample(spiral, drawing, begun=True))
+    assert all(job.begun for job in jobs)
+
+
+def test_pieces_do_not_show_and_the_row_at_fault_is_that_of_the_call(
+    spiral: Engine, drift: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> list[Array]:
+        drawing = Drawing(n=50, seed=4, steps=3, include=("log_density",))
+        sampled = await sampling.sample(spiral, drawing)
+        code = await operations.encode(drift, IMAGES, draws=None, seed=1, label=LABELS)
+        density = await operations.log_density(drift, IMAGES, draws=20, seed=1, label=LABELS)
+        return [sampled["x"], sampled["log_density"], code["z"], density["log_density"]]
+
+    whole = asyncio.run(ask())
+    monkeypatch.setattr(ode, "PIECE_VALUES", 14)
+    for found, expected in zip(asyncio.run(ask()), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    z = np.zeros((30, 2), np.float32)
+    z[23] = 3e38, -3e38
+    with pytest.raises(InputInvalid, match="field 'z': row 23 is too large for spiral"):
+        decode(spiral, z, FINE)
+    x = np.zeros((30, 2), np.float32)
+    x[17] = 3.4e38, -3.4e38
+    with pytest.raises(InputInvalid, match="field 'x': row 17 is too large for spiral"):
+        asyncio.run(operations.log_density(spiral, x, draws=None, seed=0))
+
+
+def test_a_stream_of_many_windows_is_the_whole(
+    drift: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = Drawing(n=400, seed=4, start=7, include=("label", "z"))
+
+    async def ask() -> list[Answer]:
+        return [window async for window in sampling.stream(drift, drawing)]
+
+    whole = asyncio.run(sampling.sample(drift, drawing))
+    monkeypatch.setattr(sampling, "WINDOW_S", 1e-9)
+    windows = asyncio.run(ask())
+    assert len(windows) > 3
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([each[name] for each in windows]), array)
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "rk4"])
+def test_no_stage_leaves_the_time_between_noise_and_event(solver: Solver) -> None:
+    for steps in range(1, 200):
+        for start, stop in ((0.0, 1.0), (1.0, 0.0)):
+            times = [time for time, _, _ in stages(solver, steps, start=start, stop=stop)]
+            assert times[0] == start
+            assert min(times) >= 0
+            assert max(times) <= 1
+
+
+def test_a_flow_without_a_density_has_codes_all_the_same(tmp_path: Path, batcher: Batcher) -> None:
+    nodes: dict[Role, str] = {
+        role: text for role, text in SPIRAL.nodes.items() if role != "divergence"
+    }
+    density = Density(kind="none", estimator=None)
+    bare = replace(
+        SPIRAL,
+        interface=SPIRAL.interface.model_copy(update={"density": density}),
+        nodes=nodes,
+        references={role: SPIRAL.references[role] for role in nodes},
+    )
+    engine = engine_of(bare, tmp_path, batcher)
+    answer = asyncio.run(operations.encode(engine, X, draws=None, seed=0, method=FINE))
+    np.testing.assert_allclose(answer["z"], spiral_encode(X)[0], atol=1e-5)
+    assert set(answer) == {"z"}
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({"ode": None}, "every bundle has a decode graph"),
+        ({"family": "flow"}, "family: of a model with an ode it is continuous-flow"),
+        ({"posterior": "diagonal"}, "posterior: of a model with an ode it is null"),
+        ({"observation": "normal"}, "observation: "),
+        ({"latent": {"distribution": "learned", "shape": [2]}}, "latent.distribution: "),
+        (
+            {"density": {"kind": "estimate", "estimator": "dequantisation"}},
+            "the estimator is exact, hutchinson or null",
+        ),
         ({"ode": {"solver": "heun", "steps": 3}}, "ode.solver"),
         ({"ode": {"solver": "rk4", "steps": 0}}, "ode.steps"),
     ],
