@@ -34,7 +34,7 @@ from service.interface import (
 )
 from training.bounds import log_mean
 from training.coupling import Standardise
-from training.data import Batch, Data, told
+from training.data import Batch, Data, told_labels
 from training.dequantise import Spread
 from training.divergence import estimated, exact
 from training.family import Call, Family, Inexactness, Nats, Pixels, Turn
@@ -114,7 +114,7 @@ class ContinuousFlow(Family):
         super().__init__()
         self.config = config
         self.event = data.event
-        self.labels = told(data.labels, conditional=config.conditional)
+        self.labels = told_labels(data.labels, conditional=config.conditional)
         _check(config, data.event)
         self.scale = _scale(data)
         self.network = Velocity(
@@ -238,10 +238,10 @@ class ContinuousFlow(Family):
                 estimate of it at each step need not be independent of the others.
             steps: By default those of the recipe.
         """
-        told = tuple(each for each in (label, probe) if each is not None)
+        condition = tuple(each for each in (label, probe) if each is not None)
         w, before = self.enter(x, *(() if noise is None else (noise,)))
         z, log_abs_det = solve(
-            lambda w, t: self.divergence(w, t, *told),
+            lambda w, t: self.divergence(w, t, *condition),
             (w, before),
             solver=self.config.solver,
             steps=steps or self.config.steps,
@@ -303,9 +303,9 @@ class ContinuousFlow(Family):
         steps: int | None = None,
     ) -> Tensor:
         """Return w at t = 1, by default as the recipe says."""
-        told = () if label is None else (label,)
+        condition = () if label is None else (label,)
         return solve(
-            lambda w, t: (self.velocity(w, t, *told),),
+            lambda w, t: (self.velocity(w, t, *condition),),
             (z,),
             solver=solver or self.config.solver,
             steps=steps or self.config.steps,
@@ -346,8 +346,8 @@ class ContinuousFlow(Family):
         t = (torch.randperm(rows, device=device) + torch.rand(rows, device=device)) / rows
         t = t.to(w.dtype)
         far = t.view(-1, *[1] * (w.ndim - 1))
-        told = () if label is None else (label,)
-        moved = self.velocity((1 - far) * noise + far * w, t, *told)
+        condition = () if label is None else (label,)
+        moved = self.velocity((1 - far) * noise + far * w, t, *condition)
         return (moved - (w - noise)).square().mean()
 
 

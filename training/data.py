@@ -175,7 +175,7 @@ class Data:
     integrand: Integrand | None = None
 
 
-def told(labels: tuple[str, ...] | None, *, conditional: bool) -> tuple[str, ...] | None:
+def told_labels(labels: tuple[str, ...] | None, *, conditional: bool) -> tuple[str, ...] | None:
     """Return the labels that a model is told: those of its data, if it is conditional.
 
     Raises:

@@ -36,7 +36,7 @@ from training.coupling import (
     halves,
     with_digits,
 )
-from training.data import Batch, Data, told
+from training.data import Batch, Data, told_labels
 from training.dequantise import Dequantise
 from training.elementwise import Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
@@ -107,7 +107,7 @@ class Flow(Family):
         super().__init__()
         self.config = config
         self.event = data.event
-        self.labels = told(data.labels, conditional=config.conditional)
+        self.labels = told_labels(data.labels, conditional=config.conditional)
         self.dequantise: Dequantise | None = None
         if data.event.kind == "image":
             self.dequantise = _dequantise(config, data.event)

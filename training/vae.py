@@ -26,7 +26,7 @@ from training.bounds import (
     negative_elbo,
     negative_iwae,
 )
-from training.data import Batch, Data, told
+from training.data import Batch, Data, told_labels
 from training.encoder import Encoder
 from training.family import Call, Nats, Turn
 from training.latent import LatentConfig, LatentModel
@@ -140,7 +140,9 @@ class VAE(LatentModel):
     step: Tensor
 
     def __init__(self, config: VAEConfig, data: Data) -> None:
-        super().__init__(config, data, labels=told(data.labels, conditional=config.conditional))
+        super().__init__(
+            config, data, labels=told_labels(data.labels, conditional=config.conditional)
+        )
         self.config = config
         self.encoder = _encoder(config, data, classes=len(self.labels or ()))
         if config.posterior == "flow":

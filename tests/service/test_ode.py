@@ -15,13 +15,14 @@ from service.batching import Batcher
 from service.calls import Answer
 from service.engine import Engine
 from service.errors import BundleInvalid, InputInvalid
-from service.interface import Density, Role, Solver
+from service.interface import MAX_STEPS, Density, Role, Solver
 from service.lanes import Job
 from service.noise import DRAWS, Stream
 from service.ode import Method
 from service.sampling import Drawing
 from service.schemes import stages
 from service.session import Device
+from service.settings import Settings
 from service.tensors import Array
 from tests.service.linear_odes import (
     DRIFT,
@@ -227,6 +228,13 @@ def test_each_evaluation_is_a_job_that_ends_with_its_caller(
         return seen
 
     assert asyncio.run(ask()) == 5
+
+
+def test_operators_limit_of_steps_is_one_that_requests_can_name() -> None:
+    (limit,) = [
+        each.le for each in Settings.model_fields["max_steps"].metadata if hasattr(each, "le")
+    ]
+    assert limit == MAX_STEPS
 
 
 def test_evaluations_are_those_of_the_scheme() -> None:

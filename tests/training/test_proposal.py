@@ -163,12 +163,10 @@ def test_gradient_is_that_of_quadrature(objective: Objective) -> None:
 
 def test_objectives_are_0_where_the_flow_is_the_integrand() -> None:
     torch.manual_seed(0)
-    log_p = torch.randn(50, dtype=torch.float64).requires_grad_()
-    value = 3 * log_p.detach().exp()
+    log_p = torch.randn(50, dtype=torch.float64)
+    value = 3 * log_p.exp()
     for loss in (forward_kl, partial(reverse_kl, log_floor=-50.0)):
-        found = loss(value, log_p, log_p)
-        found.backward()
-        assert found.item() == pytest.approx(0, abs=1e-12)
+        assert loss(value, log_p, log_p).item() == pytest.approx(0, abs=1e-12)
     assert chi_square(value, log_p).item() == pytest.approx(0, abs=1e-12)
 
 
