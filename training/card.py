@@ -103,14 +103,34 @@ def _introduction(manifest: Manifest) -> str:
 
 def _quality(manifest: Manifest) -> str:
     latents = [each for each in manifest.evaluation if each.name.startswith(DIVERGENCE)]
-    others = [each for each in manifest.evaluation if each not in latents]
-    text = (
+    parts = [
         "Measured on the test split, which training never saw, with the standard error of each "
-        f"figure.\n\n{_figures(others)}"
-    )
+        "figure."
+    ]
+    for task, figures in _by_task(manifest.evaluation).items():
+        parts += [f"### {task}", _figures(figures)]
     if latents:
-        text += f"\n\n{_divergences(latents, manifest.latent.size)}"
-    return text
+        parts.append(_divergences(latents, manifest.latent.size))
+    return "\n\n".join(parts)
+
+
+_TASKS = {
+    "Density": ("negative ", "gap of "),
+    "Samples": ("MMD", "samples ", "real test data ", "error of the solver"),
+    "Codes": ("active units", "linear probe "),
+    "Integral": ("integral", "effective sample size", "variance of uniform ", "largest weight "),
+}
+"""What a figure's name begins with, by the task that it judges."""
+
+
+def _by_task(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
+    """Return the figures of each task that there are any of, and what belongs to none."""
+    found: dict[str, list[Figure]] = {task: [] for task in (*_TASKS, "Other")}
+    for figure in figures:
+        if not figure.name.startswith(DIVERGENCE):
+            fitting = (task for task, names in _TASKS.items() if figure.name.startswith(names))
+            found[next(fitting, "Other")].append(figure)
+    return {task: of for task, of in found.items() if of}
 
 
 def _figures(figures: Sequence[Figure]) -> str:

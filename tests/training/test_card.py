@@ -184,3 +184,31 @@ def test_value_is_given_to_the_place_of_its_error(
 def test_toml_of_small_numbers_and_nested_tables_reads_back() -> None:
     table = {"a": {"x": 1e-12, "b": {"y": True, "z": "ü"}}, "c": []}
     assert tomllib.loads(toml(table)) == table
+
+
+def test_figures_stand_in_a_table_for_each_task() -> None:
+    names = {
+        "Density": ["negative log-density", "negative ELBO, bits per dim", "gap of AIS on events"],
+        "Samples": [
+            "MMD² of samples to test data",
+            "samples recognised as their label",
+            "real test data recognised",
+            "error of the solver, RMS",
+        ],
+        "Codes": ["active units", "linear probe of E[z|x]"],
+        "Integral": ["integral", "effective sample size", "largest weight over the mean"],
+        "Other": ["something else"],
+    }
+    figures = tuple(
+        Figure(name=name, value=1.0, standard_error=None, n=9)
+        for task in reversed(names)
+        for name in names[task]
+    )
+    text = card(manifest(FLOW).model_copy(update={"evaluation": figures}), FIT)
+    _, *tables = text.partition("## Quality")[2].partition("\n## ")[0].split("\n### ")
+    found = {}
+    for table in tables:
+        task, *lines = table.splitlines()
+        rows = [line for line in lines if line.startswith("| ")][1:]
+        found[task] = [row.split(" | ")[0].removeprefix("| ").replace("\\|", "|") for row in rows]
+    assert found == names
