@@ -1,6 +1,7 @@
 """What a person sees while a model trains: a bar or lines, TensorBoard, the latest samples."""
 
 import math
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +16,9 @@ from training.data import Data
 from training.pictures import draw_samples, render
 
 PICTURE_EVERY_S = 20.0
-"""Between two pictures of samples: one takes about half a second."""
+"""Between two pictures of samples, at least: one takes about half a second."""
+PICTURE_SHARE = 0.05
+"""Of a run's time, what pictures may take. The density of an ode can take a minute."""
 LINES = 100
 """Lines a run prints at most where there is no terminal."""
 
@@ -47,7 +50,7 @@ class Progress:
         self.epochs = epochs
         self.steps = steps
         self.line_every = math.ceil(epochs / LINES)
-        self.drawn_s = run.wall_time_s
+        self.next_picture_s = run.wall_time_s + PICTURE_EVERY_S
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.writer = SummaryWriter(str(folder), purge_step=run.epoch + 1)
         self.bar = Bar(
@@ -99,11 +102,13 @@ class Progress:
         for name, value in epoch.losses.items():
             self.writer.add_scalar(f"train/{name}", value, epoch.number)
         self.writer.add_scalar("validation/score", epoch.score, epoch.number)
-        if last or epoch.wall_time_s - self.drawn_s > PICTURE_EVERY_S:
+        if last or epoch.wall_time_s > self.next_picture_s:
+            began = time.perf_counter()
             picture = render(draw_samples(self.run.average, self.data.validation))
             Image.fromarray(picture).save(self.folder / "samples.png")
             self.writer.add_image("samples", picture, epoch.number, dataformats="HWC")
-            self.drawn_s = epoch.wall_time_s
+            pause_s = (time.perf_counter() - began) / PICTURE_SHARE
+            self.next_picture_s = epoch.wall_time_s + max(PICTURE_EVERY_S, pause_s)
         if not self.console.is_terminal and (last or epoch.number % self.line_every == 0):
             best = " (best)" if self.run.best_epoch == epoch.number else ""
             self.console.print(
