@@ -50,9 +50,6 @@ BLOCK = 2_000
 """Rows whose density is found at once: they stay in the processor's cache."""
 FLOW = FlowConfig(layers=8, width=64, depth=2, bins=16)
 CONTINUOUS = ContinuousFlowConfig(width=96, depth=3, solver="rk4", steps=20)
-HASTY: dict[str, Any] = {"solver": "euler", "steps": 1}
-"""For the pictures that training draws of its progress, a density among them: in enough steps
-they would take longer than the training, which by flow matching solves nothing."""
 TRAINING = {
     "coupling flow": TrainConfig(
         epochs=6,
@@ -172,13 +169,10 @@ def trained(kind: str, data: Data, epochs: int | None) -> tuple[Family, float]:
     """Return a model of the data, and how many seconds its training took."""
     config = TRAINING[kind].model_copy(update={"epochs": epochs} if epochs else {})
     torch.manual_seed(config.seed)
-    hasty = CONTINUOUS.model_copy(update=HASTY)
-    model = Flow(FLOW, data) if kind == "coupling flow" else ContinuousFlow(hasty, data)
+    model = Flow(FLOW, data) if kind == "coupling flow" else ContinuousFlow(CONTINUOUS, data)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         fit(model, data, config, folder=Path(folder), key=kind)
-    if isinstance(model, ContinuousFlow):
-        model.config = CONTINUOUS
     return model, time.monotonic() - began
 
 
