@@ -231,6 +231,11 @@ class Engine:
         )
 
     @property
+    def workers(self) -> int:
+        """How many runs are under way at once when all are busy."""
+        return self._batcher.devices
+
+    @property
     def _is_cpu(self) -> bool:
         return self.device.kind == "cpu"
 

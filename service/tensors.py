@@ -200,7 +200,8 @@ def _check_values(
         outside |= values > maximum
     if outside.any():
         where = _position(outside)
-        hint = " Divide 8-bit pixels by 255." if maximum == 1 and values.max() > 1 else ""
+        is_picture = maximum == 1 and values.max() > 1 and values.ndim > 2
+        hint = " Divide 8-bit pixels by 255." if is_picture else ""
         raise InputInvalid(
             f"field '{field}': every value must lie in [{minimum}, {maximum}]; "
             f"the one at {where} is {values[tuple(where)]}.{hint}",

@@ -7,6 +7,7 @@ is known to want it: `Asked.rows`.
 
 import asyncio
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
@@ -208,11 +209,16 @@ async def _read_all(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+_NO_NUMBER = re.compile(rb"\b(NaN|Infinity)\b")
+"""What Python's json writes for them."""
+
+
 def _parse(body: bytes, schema: type[Call]) -> Call:
     try:
         values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise RequestMalformed(f"The body is not JSON: {error}.") from error
+        hint = " JSON has no NaN and no Infinity." if _NO_NUMBER.search(body) else ""
+        raise RequestMalformed(f"The body is not JSON: {error}.{hint}") from error
     return schemas.from_body(schema, values)
 
 

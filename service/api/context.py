@@ -3,6 +3,7 @@
 import secrets
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
 
@@ -11,6 +12,7 @@ from service.engine import Engine
 from service.errors import InputInvalid
 from service.interface import REFINE_DRAWS
 from service.manifest import Manifest
+from service.ode import Method
 from service.repository import Repository
 from service.settings import Settings
 
@@ -117,7 +119,7 @@ class Context:
                 field="refine",
             )
 
-    def check_solver(self, steps: int | None) -> None:
+    def check_steps_of_solver(self, steps: int | None) -> None:
         """Pass if a solver may take so many steps.
 
         Raises:
@@ -126,6 +128,31 @@ class Context:
         if steps is not None and steps > self.settings.max_steps:
             raise InputInvalid(
                 f"field 'steps': at most {self.settings.max_steps} steps; got {steps}.",
+                field="steps",
+            )
+
+    def check_path(
+        self,
+        engine: Engine,
+        method: Method | None,
+        rows: int,
+        *,
+        role: Literal["velocity", "divergence"] = "velocity",
+    ) -> None:
+        """Pass if so many paths, if it is about any, can be solved before the answer is due.
+
+        Raises:
+            InputInvalid: They cannot, by what the graph's evaluations took when it was loaded.
+        """
+        if method is None:
+            return
+        row_s = method.evaluations * engine.lanes[role, None].row_s
+        seconds, most_s = rows * row_s / engine.workers, self.settings.timeout_s
+        if seconds > most_s:
+            raise InputInvalid(
+                f"field 'steps': {rows} rows of {engine.manifest.name} by {method.solver} in "
+                f"{method.steps} steps take {seconds:.0f} s or more, and an answer at most "
+                f"{most_s:g}. Ask for fewer rows or steps; samples as npy or NDJSON are streamed.",
                 field="steps",
             )
 

@@ -61,7 +61,10 @@ async def _sample(request: Request) -> Response:
     output = _output(media_type)
     drawing = _drawing(call, seed=context.seed_or_new(call.seed), output=output)
     sampling.check(engine.manifest, drawing)
-    here.check_solver(call.steps)
+    here.check_steps_of_solver(call.steps)
+    if not is_stream:
+        method = ode.chosen(engine.manifest, call.solver, call.steps)
+        here.check_path(engine, method, call.n)
     seed, start = drawing.seed, drawing.start
     headers = context.headers(engine, seed=seed, start=start)
     if request.method != "POST":
@@ -217,7 +220,8 @@ async def decode(request: Request) -> Response:
     observing.note(rows=len(z))
     output = _output(media_type)
     method = ode.chosen(engine.manifest, call.solver, call.steps)
-    here.check_solver(call.steps)
+    here.check_steps_of_solver(call.steps)
+    here.check_path(engine, method, len(z))
     async with here.patience(request):
         answer = await operations.decode(engine, z, label=call.label, output=output, method=method)
     said = {"model": engine.manifest.name, "version": engine.manifest.version}

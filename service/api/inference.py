@@ -91,6 +91,7 @@ async def encode(request: Request) -> Response:
     engine, draws, label = reading.engine, reading.call.draws, reading.call.label
     method = _method(reading)
     reading.here.check_values(engine, len(reading.x), field="x")
+    reading.here.check_path(engine, method, len(reading.x))
     if draws is not None:
         reading.here.check_draws(len(reading.x), draws)
         reading.here.check_values(engine, len(reading.x) * draws, field="draws")
@@ -116,7 +117,7 @@ def _method(reading: Reading[schemas.Encode] | Reading[schemas.LogDensity]) -> o
         InputInvalid: So many steps are not taken here.
     """
     call = reading.call
-    reading.here.check_solver(call.steps)
+    reading.here.check_steps_of_solver(call.steps)
     return ode.chosen(reading.engine.manifest, call.solver, call.steps)
 
 
@@ -144,6 +145,8 @@ async def log_density(request: Request) -> Response:
     if estimated:
         draws = draws or DEFAULT_DRAWS
         reading.here.check_draws(len(reading.x), draws)
+    paths = len(reading.x) * (draws or 1)
+    reading.here.check_path(reading.engine, method, paths, role="divergence")
     async with reading.here.patience(request):
         answer = await operations.log_density(
             reading.engine,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
-from service.interface import MAX_STEPS, Estimator, Solver
+from service.interface import Estimator, Solver
 from service.operations import Extra, Observation
 from service.refinement import MOST_STEPS
 
@@ -56,7 +56,7 @@ class Solved(Parameters):
         None, description="Of a continuous flow's ode. Default: what its `ode` says."
     )
     steps: int | None = Field(
-        None, ge=1, le=MAX_STEPS, description="How many that solver takes. Default: likewise."
+        None, ge=1, description="How many that solver takes. Default: likewise."
     )
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from service import noise, sampling, tensors
+from service import noise, ode, sampling, tensors
 from service.api import context
 from service.api.bodies import SMALL_BYTES, in_thread
 from service.api.context import Context
@@ -100,7 +100,8 @@ async def _sample(here: Context, engine: Engine, call: Call, said: SampleParamet
         solver=said.solver,
         steps=said.steps,
     )
-    here.check_solver(said.steps)
+    here.check_steps_of_solver(said.steps)
+    here.check_path(engine, ode.chosen(engine.manifest, said.solver, said.steps), n)
     arrays = await sampling.sample(engine, drawing)
     return Outcome(arrays, n, seed, said.start)
 

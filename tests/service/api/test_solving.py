@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from service import noise
 from service.api import schemas
 from service.noise import DRAWS, Stream
 from tests.service.api.test_oip_inference import arrays, infer, refused, tensor
-from tests.service.conftest import Client
+from tests.service.conftest import Client, MakeClient
 from tests.service.linear_odes import (
     DRIFT,
+    SPIRAL,
     TURN,
     drift_divergence,
     spiral_decode,
@@ -137,6 +139,7 @@ def test_pictures_of_a_continuous_flow(solved: Client) -> None:
         ("encode", {"model": "affine", "x": [[0, 0]], "steps": 3}, 409, "steps"),
         ("log-density", {"model": "affine", "x": [[0, 0]], "solver": "rk4"}, 409, "solver"),
         ("sample", {"model": "spiral", "steps": 101}, 422, "steps"),
+        ("sample", {"model": "spiral", "steps": 100_000}, 422, "steps"),
         ("sample", {"model": "spiral", "steps": 0}, 422, "steps"),
         ("sample", {"model": "spiral", "solver": "heun"}, 422, "solver"),
         ("log-density", {"model": "spiral", "x": [[0, 0]], "steps": 101}, 422, "steps"),
@@ -152,13 +155,32 @@ def test_refusals_name_the_field(
     assert (answer.status_code, answer.json()["field"]) == (status, field), answer.text
 
 
+def test_what_cannot_be_answered_in_time_is_refused_at_once(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    SPIRAL.publish(tmp_path)
+    client = make_client(models=tmp_path, timeout_s=0.05)
+    many = {"model": "spiral", "n": 2**20, "seed": 1}
+    answer = client.post("/sample", json=many)
+    assert (answer.status_code, answer.json()["field"]) == (422, "steps")
+    assert "1048576 rows of spiral by rk4 in 20 steps take" in answer.json()["detail"]
+    assert "an answer at most 0.05" in answer.json()["detail"]
+    x = np.zeros((50_000, 2)).tolist()
+    for path, body in (("log-density", {"x": x}), ("encode", {"x": x}), ("decode", {"z": x})):
+        answer = client.post(f"/{path}", json={"model": "spiral", "steps": 200, **body})
+        assert (answer.status_code, answer.json()["field"]) == (422, "steps"), path
+    assert refused(client, "spiral.sample", parameters={"n": 2**20}).startswith("field 'steps'")
+
+
 def test_protocol_serves_the_parts_and_the_samples(solved: Client) -> None:
     w, t = np.random.default_rng(0).normal(size=(3, 2)), np.array([[0.0], [0.5], [1.0]])
     said = arrays(infer(solved, "spiral.divergence", tensor("w", w), tensor("t", t)))
     np.testing.assert_allclose(said["velocity"], 2 * t * (w @ TURN), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(said["divergence"], 2 * t[:, 0] * np.trace(TURN), rtol=1e-5)
     late = tensor("t", np.array([[1.5]] * 3))
-    assert "'t'" in refused(solved, "spiral.velocity", tensor("w", w), late)
+    why = refused(solved, "spiral.velocity", tensor("w", w), late)
+    assert "'t'" in why
+    assert "pixels" not in why
     sampled = infer(solved, "spiral.sample", parameters={"n": 2, "seed": 7, "steps": 3})
     native = ask(solved, "sample", model="spiral", n=2, seed=7, steps=3)
     np.testing.assert_allclose(arrays(sampled)["x"], native["x"], rtol=1e-6)
