@@ -130,8 +130,8 @@ async def patience(receive: Receive, allowed: Allowance) -> AsyncIterator[None]:
             raise ClientDisconnect from error
         raise DeadlineExceeded(
             f"There was no answer within {allowed.seconds:g} s. Ask for fewer rows, draws or "
-            f"steps, or give it more time, as far as the service allows: by the header '{HEADER}', or in "
-            "/v2 by the parameter 'timeout'."
+            "steps, or give it more time, as far as the service allows: by the header "
+            f"'{HEADER}', or in /v2 by the parameter 'timeout'."
         ) from error
     finally:
         gone.remove_done_callback(give_up)
