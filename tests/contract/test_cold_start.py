@@ -9,8 +9,8 @@ from tests.process import Process
 from tests.structure.sources import ROOT
 
 MOST_CPU_S = 5.0
-"""Of all threads. Measured: 2.0 s, of which 0.5 s are imports; 3.8 to 4.3 s where others use the same
-cores. Two have 6 s in 3 s."""
+"""Of all threads. Measured: 2.0 s, of which 0.5 s are imports; 3.8 to 4.3 s where others use the
+same cores. Two have 6 s in 3 s."""
 
 
 def cpu_s(pid: int) -> float:
