@@ -115,8 +115,9 @@ class _Path:
             self.method.solver, self.method.steps, start=start, stop=stop
         ):
             left -= 1
-            slopes = [found[-1]["velocity"]] if found else []
-            place = await _off_loop(_ahead, state[0], slopes, [ahead] * len(slopes))
+            place = state[0]
+            if found:
+                place = await _off_loop(_ahead, place, [found[-1]["velocity"]], [ahead])
             found.append(await self._slopes(place, time, left))
             if weights:
                 state = [
@@ -176,7 +177,7 @@ async def decoded(
             engine=engine,
             method=method,
             role="velocity",
-            inputs={name: source.rows(first, stop) for name, source in condition.items()},
+            inputs=await asyncio.to_thread(_rows, condition, first, stop),
             given=given,
             first=first,
             begun=begun or first > 0,
@@ -228,19 +229,14 @@ async def encoded(
         sources["probe"] = noise(Stream.PROBE, manifest.latent.shape)
     found: list[State] = []
     for at, end in _pieces(len(events), draws * manifest.latent.size):
-        rows = slice(at * draws, end * draws)
-        told, inputs = [
-            {name: await asyncio.to_thread(source.rows, rows.start, rows.stop)
-             for name, source in group.items()}
-            for group in (entering, sources)
-        ]  # fmt: skip
+        told = await asyncio.to_thread(_rows, entering, at * draws, end * draws)
         # The path is what can be refused: this is nothing beside it.
         entered = await run(engine, "enter", told, given=given, first=at, repeats=draws, begun=True)
         path = _Path(
             engine=engine,
             method=method,
             role="divergence" if weighs else "velocity",
-            inputs=inputs,
+            inputs=await asyncio.to_thread(_rows, sources, at * draws, end * draws),
             given=given,
             first=at,
             repeats=draws,
@@ -278,6 +274,11 @@ def _pieces(rows: int, row_values: int) -> Iterator[tuple[int, int]]:
     most = max(1, PIECE_VALUES // row_values)
     for first in range(0, rows, most):
         yield first, min(first + most, rows)
+
+
+def _rows(sources: Mapping[str, Source], first: int, stop: int) -> dict[str, Array]:
+    """Return some rows of each input."""
+    return {name: source.rows(first, stop) for name, source in sources.items()}
 
 
 async def _off_loop(function: Callable[..., Kind], array: Array, *others: object) -> Kind:

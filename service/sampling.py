@@ -104,8 +104,8 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     outputs = sorted({"x", *drawing.outputs})
     if method:
-        made = await asyncio.to_thread(z.rows, 0, n)
-        answer = await ode.decoded(engine, made, condition, method, outputs=outputs, begun=begun)
+        z = Given(await asyncio.to_thread(z.rows, 0, n))
+        answer = await ode.decoded(engine, z.array, condition, method, outputs=outputs, begun=begun)
     else:
         feeds = _feeds(engine, drawing, {"z": z, **condition})
         answer = await run(engine, _role_of(drawing), feeds, outputs=outputs, rows=n, begun=begun)

@@ -18,28 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from service.noise import AS241_CENTRE, AS241_TAIL
 from training.coupling import Bijection, Context
 
 EDGE = 2.0**-25
 """Nearest to the edges that a score is taken, in units of the box: half of what float32 can tell
 from 1. Beyond, the map goes on along its tangent, so that no score is infinite."""
 
-_CENTRE = (
-    (2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
-     4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
-     1.3314166789178437745e2, 3.3871328727963666080e0),
-    (5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
-     2.1213794301586595867e4, 5.3941960214247511077e3, 6.8718700749205790830e2,
-     4.2313330701600911252e1, 1.0),
-)  # fmt: skip
-_TAIL = (
-    (7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
-     1.27045825245236838258e0, 3.64784832476320460504e0, 5.76949722146069140550e0,
-     4.63033784615654529590e0, 1.42343711074968357734e0),
-    (1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
-     1.48103976427480074590e-1, 6.89767334985100004550e-1, 1.67638483018380384940e0,
-     2.05319162663775882187e0, 1.0),
-)  # fmt: skip
 _UPPER = (
     (3.52624965998911e-2, 0.700383064443688, 6.37396220353165, 33.912866078383, 112.079291497871,
      221.213596169931, 220.206867912376),
@@ -59,10 +44,10 @@ def normal_cdf(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 def normal_score(u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return Phi^-1(u) for 1e-11 < u < 1 - 1e-11, to 1e-15."""
     q = u - 0.5
-    inner = q * _quotient(_CENTRE, 0.180625 - (q * q).clamp(max=0.180625))
+    inner = q * _quotient(AS241_CENTRE, 0.180625 - (q * q).clamp(max=0.180625))
     # Both branches are worked out for all, and neither may be infinite where it is not meant.
     r = (-torch.minimum(u, 1 - u).log()).sqrt()
-    outer = _quotient(_TAIL, r - 1.6)
+    outer = _quotient(AS241_TAIL, r - 1.6)
     return torch.where(q.abs() <= 0.425, inner, torch.where(q < 0, -outer, outer))
 
 

@@ -42,7 +42,7 @@ class Dequantise(nn.Module):
             x: Intensities from 0 to 1, rounded here to the nearest k / (L - 1).
             noise: Uniform in [0, 1).
         """
-        level = (x * (self.levels - 1)).round() + noise
+        level = _within(x, noise, self.levels)
         # Both from the level, since 1 - low would lose the digits next to white.
         low = self.alpha + (1 - 2 * self.alpha) / self.levels * level
         high = self.alpha + (1 - 2 * self.alpha) / self.levels * (self.levels - level)
@@ -78,19 +78,21 @@ class Spread(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
-        """Return w and D log 2 - D log L, which is log |det dw/dy| - D log L.
-
-        Args:
-            x: Intensities from 0 to 1, rounded here to the nearest k / (L - 1).
-            noise: Uniform in [0, 1).
-        """
-        level = (x * (self.levels - 1)).round() + noise
+        """Return w and D log 2 - D log L, which is log |det dw/dy| - D log L; as `Dequantise`."""
+        level = _within(x, noise, self.levels)
         slope = math.log(2 / self.levels) * x[0].numel()
         return level * (2 / self.levels) - 1, x.new_zeros(x.shape[0]) + slope
 
     def inverse(self, w: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return x from 0 to 1, not rounded, as `Dequantise.inverse` does."""
         return _intensity((w + 1) / 2, self.levels)
+
+
+def _within(
+    x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], levels: int
+) -> Float[Tensor, "batch ..."]:
+    """Return k + noise, k the grey level that an intensity is nearest to."""
+    return (x * (levels - 1)).round() + noise
 
 
 def _intensity(y: Float[Tensor, "batch ..."], levels: int) -> Float[Tensor, "batch ..."]:

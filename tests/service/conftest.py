@@ -14,6 +14,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.batching import Batcher
+from service.lanes import Job
 from service.repository import Repository
 from service.settings import Settings
 from tests.service import bundles, linear_odes, ppca
@@ -105,6 +107,20 @@ def solved(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) ->
     for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE, usual):
         tiny.publish(folder)
     return make_client(models=folder, max_steps=100)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job[Any]]:
+    """What every batcher was asked for since the test began, in order."""
+    asked: list[Job[Any]] = []
+    run = Batcher.run
+
+    async def record(self: Batcher, job: Job[Any]) -> None:
+        asked.append(job)
+        await run(self, job)
+
+    monkeypatch.setattr(Batcher, "run", record)
+    return asked
 
 
 @pytest.fixture

@@ -65,16 +65,8 @@ def test_any_slice_of_the_samples_is_the_slice_of_the_whole(engine: Engine) -> N
 
 
 def test_small_sample_goes_first_on_both_of_its_lanes_and_a_part_of_a_stream_does_not(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, jobs: list[Job[Any]]
 ) -> None:
-    jobs: list[Job[Any]] = []
-    run = Batcher.run
-
-    async def record(self: Batcher, job: Job[Any]) -> None:
-        jobs.append(job)
-        await run(self, job)
-
-    monkeypatch.setattr(Batcher, "run", record)
     asyncio.run(sampling.sample(engine, Drawing(n=1, seed=5)))
     assert [(job.begun, job.is_prompt) for job in jobs] == [(False, True)] * 2
     jobs.clear()

@@ -245,16 +245,8 @@ def test_evaluations_are_those_of_the_scheme() -> None:
 
 
 def test_the_first_evaluation_is_admitted_for_all_and_what_is_cheap_is_not_asked(
-    spiral: Engine, monkeypatch: pytest.MonkeyPatch
+    spiral: Engine, jobs: list[Job[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs: list[Job[Any]] = []
-    run = Batcher.run
-
-    async def record(self: Batcher, job: Job[Any]) -> None:
-        jobs.append(job)
-        await run(self, job)
-
-    monkeypatch.setattr(Batcher, "run", record)
     # Fifty rows in pieces of twenty: each has its own path.
     monkeypatch.setattr(ode, "PIECE_VALUES", 40)
     asyncio.run(operations.log_density(spiral, X, draws=None, seed=0, method=Method("midpoint", 3)))
