@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from service import golden, graphs
+from service import external, golden, graphs
 from service.errors import BundleInvalid
 from service.interface import Role
 from service.manifest import Graph, Manifest
@@ -62,8 +62,19 @@ class Bundle:
     files: Mapping[str, bytes]
 
     def graph(self, role: Role) -> bytes:
-        """Return the ONNX file of a role."""
-        return self.files[self.manifest.graphs[role].file]
+        """Return the ONNX file of a role, with its weights."""
+        return self.whole(self.manifest.graphs[role].file)
+
+    def whole(self, file: str) -> bytes:
+        """Return an ONNX file with its weights.
+
+        Raises:
+            BundleInvalid: It asks for weights that are not there.
+        """
+        if self.manifest.weights is None:
+            return self.files[file]
+        weights = self.files[self.manifest.weights.file]
+        return external.joined(self.files[file], weights, where=f"{self.folder / file}")
 
     @cached_property
     def identity(self) -> str:
@@ -103,12 +114,14 @@ def read(folder: Path) -> Bundle:
         )
     hashes = {graph.file: graph.sha256 for graph in manifest.graphs.values()}
     hashes[manifest.golden.file] = manifest.golden.sha256
+    if manifest.weights is not None:
+        hashes[manifest.weights.file] = manifest.weights.sha256
     files = {name: _read_checked(folder / name, sha256) for name, sha256 in hashes.items()}
     bundle = Bundle(folder, manifest, files)
     for file, sharing in _by_file(manifest).items():
         outputs = {spec.name: spec for graph in sharing for spec in graph.outputs}
         where = f"{folder / file}"
-        graphs.check(files[file], sharing[0].inputs, tuple(outputs.values()), where=where)
+        graphs.check(bundle.whole(file), sharing[0].inputs, tuple(outputs.values()), where=where)
     bundle.golden  # noqa: B018  # it is checked when it is read
     return bundle
 

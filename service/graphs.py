@@ -52,23 +52,42 @@ def check(
     Raises:
         BundleInvalid: One sentence that says what it holds instead.
     """
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own class differs between its implementations
-        raise BundleInvalid(f"{where}: not an ONNX file ({error}).", field="graphs") from error
+    model = parsed(data, where=where)
     bodies = list(_bodies(model))
     if (nodes := sum(len(body.node) for body in bodies)) > MAX_NODES:
         raise BundleInvalid(
             f"{where}: it has {nodes} nodes; at most {MAX_NODES} are loaded.", field="graphs"
         )
     functions = {(function.domain, function.name) for function in model.functions}
+    for tensor in tensors(model, where=where):
+        _check_tensor(tensor, where=where)
     for body in bodies:
-        for tensor in _tensors(body, where=where):
-            _check_tensor(tensor, where=where)
         for node in body.node:
             _check_node(node, functions, where=where)
     _check_interface(model.graph, inputs, outputs, where=where)
     _check_sizes(data, where=where)
+
+
+def parsed(data: bytes, *, where: str) -> onnx.ModelProto:
+    """Return the model in an ONNX file.
+
+    Raises:
+        BundleInvalid: It is none.
+    """
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own class differs between its implementations
+        raise BundleInvalid(f"{where}: not an ONNX file ({error}).", field="graphs") from error
+
+
+def tensors(model: onnx.ModelProto, *, where: str) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that a model holds, in whatever of its graphs and functions.
+
+    Raises:
+        BundleInvalid: A sparse one is of a shape that nobody makes room for.
+    """
+    for body in _bodies(model):
+        yield from _tensors(body, where=where)
 
 
 def _bodies(model: onnx.ModelProto) -> Iterator[Body]:
@@ -107,7 +126,8 @@ def _check_tensor(tensor: onnx.TensorProto, *, where: str) -> None:
     name = tensor.name or "(unnamed)"
     if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise BundleInvalid(
-            f"{where}: weight {name} lies in another file. Export with external_data=False.",
+            f"{where}: weight {name} lies in another file. Export with external_data=False, or "
+            "name the bundle's own weights.bin in the manifest.",
             field="graphs",
         )
     _check_length(tensor.dims, where=f"{where}: weight {name}")

@@ -102,6 +102,13 @@ class Golden(Frozen):
     rows: int = Field(ge=1, le=4096)
 
 
+class Weights(Frozen):
+    """The file of the weights that the graphs name by place: ONNX's external data."""
+
+    file: Literal["weights.bin"] = "weights.bin"
+    sha256: Digest
+
+
 class Manifest(Interface):
     """All that a bundle says of itself."""
 
@@ -110,6 +117,8 @@ class Manifest(Interface):
     version: int = Field(ge=1, lt=10**15)
     title: str
     graphs: dict[Role, Graph]
+    weights: Weights | None = None
+    """Null where every graph's file holds its own."""
     golden: Golden
     evaluation: tuple[Figure, ...] = ()
     provenance: Provenance

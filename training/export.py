@@ -24,9 +24,9 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from service import bundle
+from service import bundle, external
 from service.interface import Interface, Role, TensorSpec
-from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
+from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance, Weights
 from service.tensors import Array
 from training.family import outputs_of
 from training.measure import measured
@@ -77,26 +77,23 @@ def build(
         service.errors.BundleInvalid: A graph does not repeat the float64 reference in ONNX
             Runtime. Nothing was written.
     """
-    described: dict[Role, Graph] = {}
-    files: dict[str, bytes] = {}
-    golden: dict[str, Array] = {}
-    for roles, module in _by_module(graphs):
-        posterior = {
-            name: golden[f"encode.{name}"] for name in _GAUSSIAN if f"encode.{name}" in golden
-        }
-        exported = _export(
-            roles, module, outputs_of(graphs, interface, roles[0]), interface, events, posterior
-        )
-        described |= exported.graphs
-        files[f"{roles[0]}.onnx"] = exported.data
-        golden |= exported.golden
-    files["golden.npz"] = _npz(golden)
+    exports = _exports(graphs, interface, events)
+    files, weights = external.parted({file: each.data for file, each in exports.items()})
+    described = {
+        role: _described(role, interface, file, files[file], each.tolerances)
+        for file, each in exports.items()
+        for role in each.roles
+    }
+    if weights:
+        files[external.FILE] = weights
+    files["golden.npz"] = _npz({k: v for each in exports.values() for k, v in each.golden.items()})
     manifest = Manifest(
         **dict(interface),
         name=name,
         version=version,
         title=title,
         graphs=described,
+        weights=Weights(sha256=bundle.digest(weights)) if weights else None,
         golden=Golden(sha256=bundle.digest(files["golden.npz"]), rows=GOLDEN_ROWS),
         evaluation=figures,
         provenance=provenance,
@@ -238,11 +235,30 @@ def _stripped(model: onnx.ModelProto) -> bytes:
 
 @dataclass(frozen=True)
 class _Exported:
-    """One module as a file, the graphs that name it, and their golden vectors."""
+    """One module as a file, the roles that it has, and what its outputs are held to."""
 
     data: bytes
-    graphs: dict[Role, Graph]
+    roles: Sequence[Role]
+    tolerances: dict[str, Tolerance]
     golden: dict[str, Array]
+
+
+def _exports(
+    graphs: Mapping[Role, nn.Module], interface: Interface, events: Array
+) -> dict[str, _Exported]:
+    """Return every module as a file, by its name."""
+    found: dict[str, _Exported] = {}
+    posterior: dict[str, Array] = {}
+    for roles, module in _by_module(graphs):
+        outputs = outputs_of(graphs, interface, roles[0])
+        exported = _export(roles, module, outputs, interface, events, posterior)
+        found[f"{roles[0]}.onnx"] = exported
+        posterior |= {
+            name: exported.golden[f"encode.{name}"]
+            for name in _GAUSSIAN
+            if f"encode.{name}" in exported.golden
+        }
+    return found
 
 
 def _export(
@@ -262,19 +278,26 @@ def _export(
     single = answers(module, fed, outputs, torch.float32)
     tolerances = _tolerances(interface, reference, single)
     vectors = fed | reference
-    graphs: dict[Role, Graph] = {}
-    golden: dict[str, Array] = {}
-    for role in roles:
-        _, own = interface.signature(role)
-        golden |= {f"{role}.{spec.name}": vectors[spec.name] for spec in (*inputs, *own)}
-        graphs[role] = Graph(
-            file=f"{roles[0]}.onnx",
-            sha256=bundle.digest(data),
-            inputs=inputs,
-            outputs=own,
-            tolerance={spec.name: tolerances[spec.name] for spec in own},
-        )
-    return _Exported(data, graphs, golden)
+    golden = {
+        f"{role}.{spec.name}": vectors[spec.name]
+        for role in roles
+        for spec in (*inputs, *interface.signature(role)[1])
+    }
+    return _Exported(data, roles, tolerances, golden)
+
+
+def _described(
+    role: Role, interface: Interface, file: str, data: bytes, tolerances: Mapping[str, Tolerance]
+) -> Graph:
+    """Return what the manifest says of the graph of one role."""
+    inputs, outputs = interface.signature(role)
+    return Graph(
+        file=file,
+        sha256=bundle.digest(data),
+        inputs=inputs,
+        outputs=outputs,
+        tolerance={spec.name: tolerances[spec.name] for spec in outputs},
+    )
 
 
 def _by_module(graphs: Mapping[Role, nn.Module]) -> Iterator[tuple[list[Role], nn.Module]]:
