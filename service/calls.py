@@ -1,20 +1,17 @@
 """Calls of a model's graphs: what they are asked about, and whose fault an answer of NaN is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-
+from service.condition import Told
 from service.engine import Engine
 from service.errors import EngineFailed, InputInvalid, NotANumber
 from service.feeds import Given, Source
 from service.interface import Role
-from service.manifest import Manifest
 from service.runs import Feeds
 from service.tensors import Array
 
 Answer = dict[str, Array]
-Label = int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -23,11 +20,11 @@ class Events:
 
     Args:
         x: Shape (n, ...).
-        label: The class of each; None where the model has no labels.
+        told: What else the model is told of each.
     """
 
     x: Array
-    label: Given | None = None
+    told: Told = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -36,14 +33,12 @@ class Events:
     @property
     def feeds(self) -> dict[str, Array | Source]:
         """By the names of the inputs."""
-        return {"x": self.x} if self.label is None else {"x": self.x, "label": self.label}
+        return {"x": self.x, **self.told}
 
     def repeated(self, times: int) -> dict[str, Array | Source]:
         """Return the same with each of them so often in a row."""
-        feeds: dict[str, Array | Source] = {"x": Given(self.x, times)}
-        if self.label is not None:
-            feeds["label"] = Given(self.label.array, times)
-        return feeds
+        feeds = {"x": Given(self.x), **self.told}
+        return {name: Given(each.array, times) for name, each in feeds.items()}
 
 
 async def run(
@@ -89,51 +84,3 @@ async def run(
             "answer is not a number. Send values of the size of what it was trained on.",
             field=given,
         ) from error
-
-
-def needed_labels(manifest: Manifest, label: Label, *, n: int) -> Given | None:
-    """Return the classes of the caller's rows; None where the model has no labels.
-
-    Raises:
-        InputInvalid: `label` is missing, or none of the model's.
-    """
-    if manifest.labels and label is None:
-        raise InputInvalid(
-            f"field 'label': {manifest.name} needs one, 0 to {len(manifest.labels) - 1}.",
-            field="label",
-        )
-    return labels_of(manifest, label, n=n)
-
-
-def labels_of(manifest: Manifest, label: Label, *, n: int) -> Given | None:
-    """Return the classes that were asked for, if any were."""
-    if label is None:
-        return None
-    if not manifest.labels:
-        raise InputInvalid(
-            f"field 'label': {manifest.name} has no labels. Leave it out.", field="label"
-        )
-    wanted = np.asarray([label] * n if isinstance(label, int) else label, dtype=np.int64)
-    if len(wanted) != n:
-        raise InputInvalid(
-            f"field 'label': expected one label, or {n} (one a row); got {len(wanted)}.",
-            field="label",
-        )
-    return Given(classes_of(manifest, wanted))
-
-
-def classes_of(manifest: Manifest, label: Array) -> Array:
-    """Return labels that are all the model's. A graph would take -1 for the last one.
-
-    Raises:
-        InputInvalid: One is not.
-    """
-    labels = manifest.labels or ()
-    outside = (label < 0) | (label >= len(labels))
-    if outside.any():
-        raise InputInvalid(
-            f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); "
-            f"got {label[outside][0]}.",
-            field="label",
-        )
-    return label

@@ -132,6 +132,25 @@ class Latent(Frozen):
         return math.prod(self.shape)
 
 
+class Context(Frozen):
+    """The numbers that a conditional model is told beside each event, in their own units.
+
+    Outside of their range in the training rows an answer is an extrapolation.
+    """
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _is_a_box(self) -> Self:
+        if not len(self.names) == len(self.minimum) == len(self.maximum):
+            raise ValueError("names, minimum and maximum must be equally many")
+        if any(not low < high for low, high in zip(self.minimum, self.maximum, strict=True)):
+            raise ValueError("each minimum is below its maximum")
+        return self
+
+
 class Density(Frozen):
     """Which density the model has, and of what.
 
@@ -182,6 +201,8 @@ class Interface(Frozen):
     latent: Latent
     labels: tuple[str, ...] | None = None
     """Names of the classes a sample can be asked for; label k is the k-th."""
+    context: Context | None = None
+    """Numbers that each event is given, where the model is told those and no label."""
     observation: Literal["bernoulli", "normal", "logistic"] | None = None
     """p(x|z), where the decoder's x is a mean and not yet a sample."""
     posterior: Literal["diagonal", "full", "flow"] | None = None
@@ -190,6 +211,12 @@ class Interface(Frozen):
     density: Density
     ode: Ode | None = None
     """Of a continuous flow."""
+
+    @model_validator(mode="after")
+    def _is_told_one_thing(self) -> Self:
+        if self.labels and self.context:
+            raise ValueError("context: a model is told this or labels, not both")
+        return self
 
     def signature(self, role: Role) -> Signature:
         """Return the inputs and outputs that a graph of this role must have in this bundle."""
@@ -278,6 +305,8 @@ class Interface(Frozen):
 
     @property
     def _condition(self) -> tuple[TensorSpec, ...]:
+        if self.context:
+            return (TensorSpec(name="context", shape=("batch", len(self.context.names))),)
         label = TensorSpec(name="label", dtype="int64", shape=("batch",))
         return (label,) if self.labels else ()
 

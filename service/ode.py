@@ -74,8 +74,6 @@ def usual(manifest: Manifest) -> Method | None:
     return chosen(manifest, None, None)
 
 
-Condition = Mapping[str, Source]
-"""The label of each row, if the model has labels."""
 State = list[Floats]
 """w, shape (n, *latent), and whatever else grows along the path."""
 
@@ -153,7 +151,7 @@ class _Path:
 async def decoded(
     engine: Engine,
     z: Array,
-    condition: Condition,
+    told: Mapping[str, Source],
     method: Method,
     *,
     outputs: Sequence[str],
@@ -165,7 +163,7 @@ async def decoded(
     Args:
         engine: Of a continuous flow.
         z: Shape (n, *latent).
-        condition: The labels.
+        told: What the velocity takes beside w and t.
         method: How to solve.
         outputs: `x`, or `pixels` beside it.
         given: Name of what the caller chose, see `calls.run`.
@@ -177,7 +175,7 @@ async def decoded(
             engine=engine,
             method=method,
             role="velocity",
-            inputs=await asyncio.to_thread(_rows, condition, first, stop),
+            inputs=await asyncio.to_thread(_rows, told, first, stop),
             given=given,
             first=first,
             begun=begun or first > 0,

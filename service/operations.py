@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from service import monte_carlo, ode
-from service.calls import Answer, Events, Label, needed_labels, run
+from service.calls import Answer, Events, run
+from service.condition import UNTOLD, Condition
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.estimates import Bound, LogMean, Moments
@@ -121,31 +122,30 @@ async def decode(
     engine: Engine,
     z: Array,
     *,
-    label: Label = None,
+    condition: Condition = UNTOLD,
     output: Picture = "x",
     method: ode.Method | None = None,
 ) -> Answer:
-    """Return x for each row of z. A model with labels wants them named here.
+    """Return x for each row of z. A model that is told labels or contexts wants them named here.
 
     Args:
         engine: The model.
         z: Shape (n, *latent).
-        label: Of every row, or one for each.
+        condition: What the model is told of the rows.
         output: `x`, or `pixels` in its place.
         method: Of a continuous flow: how it is solved, if not as usual.
 
     Raises:
-        InputInvalid: `label` is missing, or none of the model's; or a row of z is so large that
+        InputInvalid: The condition is not the model's; or a row of z is so large that
             the graph answers NaN.
     """
-    labels = needed_labels(engine.manifest, label, n=len(z))
-    condition: ode.Condition = {} if labels is None else {"label": labels}
+    told = condition.needed(engine.manifest, n=len(z))
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     outputs = sorted({"x", output})
     if method := method or ode.usual(engine.manifest):
-        answer = await ode.decoded(engine, z, condition, method, outputs=outputs, given="z")
+        answer = await ode.decoded(engine, z, told, method, outputs=outputs, given="z")
     else:
-        feeds: Feeds = {"z": z, **condition}
+        feeds: Feeds = {"z": z, **told}
         answer = await run(engine, "decode", feeds, outputs=outputs, given="z")
     return {output: answer[output]}
 
@@ -156,7 +156,7 @@ async def encode(
     *,
     draws: int | None,
     seed: int,
-    label: Label = None,
+    condition: Condition = UNTOLD,
     method: ode.Method | None = None,
 ) -> Answer:
     """Return the codes of x.
@@ -168,11 +168,11 @@ async def encode(
     but estimated leaves it out.
 
     Raises:
-        InputInvalid: `draws` was given to a model whose code is not random; `label` is missing,
-            or none of the model's; or a row of x is so large that the graph answers NaN.
+        InputInvalid: `draws` was given to a model whose code is not random; the condition is not
+            the model's; or a row of x is so large that the graph answers NaN.
     """
     manifest = engine.manifest
-    events = Events(x, needed_labels(manifest, label, n=len(x)))
+    events = Events(x, condition.needed(manifest, n=len(x)))
     if manifest.posterior == "flow":
         return {"z": await _flow_codes(engine, events, draws=draws, seed=seed)}
     if manifest.posterior:
@@ -213,7 +213,7 @@ async def log_density(
     *,
     draws: int | None,
     seed: int,
-    label: Label = None,
+    condition: Condition = UNTOLD,
     estimator: Estimator | None = None,
     method: ode.Method | None = None,
 ) -> Answer:
@@ -228,11 +228,11 @@ async def log_density(
 
     Raises:
         CapabilityMissing: The model has not this estimator.
-        InputInvalid: `draws` was given to a model whose density is exact; `label` is missing, or
-            none of the model's; or a row of x is so large that the graph answers NaN.
+        InputInvalid: `draws` was given to a model whose density is exact; the condition is not
+            the model's; or a row of x is so large that the graph answers NaN.
     """
     manifest = engine.manifest
-    events = Events(x, needed_labels(manifest, label, n=len(x)))
+    events = Events(x, condition.needed(manifest, n=len(x)))
     estimator = chosen(manifest, estimator)
     method = method or ode.usual(manifest)
     if estimator == "exact":
@@ -260,7 +260,7 @@ async def log_density(
 
 
 async def elbo(
-    engine: Engine, x: Array, *, draws: int | None, seed: int, label: Label = None
+    engine: Engine, x: Array, *, draws: int | None, seed: int, condition: Condition = UNTOLD
 ) -> Answer:
     """Return the evidence lower bound of each x in nats, by its parts and with its error.
 
@@ -269,10 +269,10 @@ async def elbo(
     draws. importance_weighted is the tighter bound of these draws.
 
     Raises:
-        InputInvalid: `label` is missing, or none of the model's; or a row of x is so large that
-            the graph answers NaN.
+        InputInvalid: The condition is not the model's; or a row of x is so large that the graph
+            answers NaN.
     """
-    events = Events(x, needed_labels(engine.manifest, label, n=len(x)))
+    events = Events(x, condition.needed(engine.manifest, n=len(x)))
     windows = await _importance(engine, events, draws=draws or DEFAULT_DRAWS, seed=seed)
     return await _bound(windows, len(x))
 
@@ -284,7 +284,7 @@ async def refined_elbo(
     steps: int,
     draws: int | None,
     seed: int,
-    label: Label = None,
+    condition: Condition = UNTOLD,
 ) -> tuple[Answer, Answer]:
     """Return the bound of each x after so many steps of its own q(z|x), and the one before them.
 
@@ -293,7 +293,7 @@ async def refined_elbo(
     Raises:
         InputInvalid: As `elbo`.
     """
-    events = Events(x, needed_labels(engine.manifest, label, n=len(x)))
+    events = Events(x, condition.needed(engine.manifest, n=len(x)))
     before = await amortised(engine, events)
     after = await refined(engine, events, before, steps=steps, seed=seed)
     answers = []

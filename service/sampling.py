@@ -11,7 +11,8 @@ from functools import partial
 from typing import Literal
 
 from service import ode
-from service.calls import Answer, Events, labels_of, run
+from service.calls import Answer, Events, run
+from service.condition import UNTOLD, Condition
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Given, Labels, Noise, Source
@@ -36,7 +37,7 @@ class Drawing:
         n: How many rows.
         seed: With the bundle, all that a row depends on.
         start: First row.
-        label: One class for all rows, one for each, or None to draw them from the seed.
+        condition: What the model is told of the rows. Labels that are not said are drawn.
         temperature: Factor on z, or on the noise that a learned prior makes z of. 1 is the model;
             less is closer to what no noise at all becomes.
         observation: Of a model with p(x|z): its `mean` (default), or a `draw` from it.
@@ -49,7 +50,7 @@ class Drawing:
     n: int
     seed: int
     start: int = 0
-    label: int | Sequence[int] | None = None
+    condition: Condition = UNTOLD
     temperature: float = 1.0
     observation: Observation | None = None
     include: Sequence[Extra] = ()
@@ -72,10 +73,8 @@ class Drawing:
 
     def part(self, first: int, rows: int) -> "Drawing":
         """Return what asks for some of these rows."""
-        label = self.label
-        if isinstance(label, Sequence):
-            label = label[first : first + rows]
-        return replace(self, n=rows, start=self.start + first, label=label)
+        condition = self.condition.part(first, rows)
+        return replace(self, n=rows, start=self.start + first, condition=condition)
 
 
 async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> Answer:
@@ -88,7 +87,7 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
 
     Raises:
         CapabilityMissing: `observation` or `include` asks for what the model has not.
-        InputInvalid: `label` is none of the model's.
+        InputInvalid: The condition is not the model's.
         EngineFailed: The graph failed, or answered NaN.
     """
     manifest = engine.manifest
@@ -98,28 +97,27 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
     z: Source = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
     if manifest.latent.distribution == "learned":
         z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
-    labels = labels_of(manifest, drawing.label, n=n) or _drawn_labels(manifest, seed, start)
-    condition: ode.Condition = {} if labels is None else {"label": labels}
+    told = _told(manifest, drawing)
     method = ode.chosen(manifest, drawing.solver, drawing.steps)
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     outputs = sorted({"x", *drawing.outputs})
     if method:
         z = Given(await asyncio.to_thread(z.rows, 0, n))
-        answer = await ode.decoded(engine, z.array, condition, method, outputs=outputs, begun=begun)
+        answer = await ode.decoded(engine, z.array, told, method, outputs=outputs, begun=begun)
     else:
-        feeds = _feeds(engine, drawing, {"z": z, **condition})
+        feeds = _feeds(engine, drawing, {"z": z, **told})
         answer = await run(engine, _role_of(drawing), feeds, outputs=outputs, rows=n, begun=begun)
     if "log_density" in drawing.include and method:
-        events = Events(answer["x"], None if labels is None else Given(labels.rows(0, n)))
+        events = Events(answer["x"], {k: Given(each.rows(0, n)) for k, each in told.items()})
         found = await ode.log_density(engine, events, method, seed=seed, begun=True, given=None)
         answer["log_density"] = found[:, 0]
     elif "log_density" in drawing.include:
-        said: Feeds = {"x": answer["x"], **condition}
+        said: Feeds = {"x": answer["x"], **told}
         answer |= await run(engine, "log_density", said, begun=begun)
     if "z" in drawing.include:
         answer["z"] = await asyncio.to_thread(z.rows, 0, n)
-    if "label" in drawing.include and labels is not None:
-        answer["label"] = labels.rows(0, n)
+    if "label" in drawing.include:
+        answer["label"] = told["label"].rows(0, n)
     if "x" not in drawing.outputs:
         del answer["x"]
     return answer
@@ -195,10 +193,9 @@ def check(manifest: Manifest, drawing: Drawing) -> None:
 
     Raises:
         CapabilityMissing: `observation`, `include`, `solver` or `steps` asks for what it has not.
-        InputInvalid: `label` is none of its own.
+        InputInvalid: The condition is not its own.
     """
-    # One for all rows is looked at once, and not for each of a hundred million.
-    labels_of(manifest, drawing.label, n=1 if isinstance(drawing.label, int) else drawing.n)
+    drawing.condition.told(manifest, n=drawing.n)
     _check_capabilities(manifest, drawing)
 
 
@@ -216,5 +213,9 @@ def _check_capabilities(manifest: Manifest, drawing: Drawing) -> None:
         raise CapabilityMissing(f"{manifest.name} has no labels to include.", field="include")
 
 
-def _drawn_labels(manifest: Manifest, seed: int, start: int) -> Labels | None:
-    return Labels(seed, start, len(manifest.labels)) if manifest.labels else None
+def _told(manifest: Manifest, drawing: Drawing) -> dict[str, Source]:
+    """Return what the model is told of the rows, of labels that nobody named some of the seed."""
+    told: dict[str, Source] = {**drawing.condition.told(manifest, n=drawing.n)}
+    if manifest.labels and "label" not in told:
+        told["label"] = Labels(drawing.seed, drawing.start, len(manifest.labels))
+    return told

@@ -5,7 +5,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Num, UInt8
 from PIL import Image
 
 from training.raw import DataInvalid, Raw, reason
@@ -14,10 +14,11 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".t
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
-def read_archive(path: Path, label: str | None) -> Raw:
+def read_archive(path: Path, label: str | None, context: tuple[str, ...] | None) -> Raw:
     """Return the arrays of a .npy file (x) or a .npz file (x, or x_train with x_val, x_test).
 
-    Classes are under y, or under the name that `label` gives, with the same endings.
+    Classes are under y, or under the name that `label` gives, with the same endings; so are the
+    numbers of a context, one of each row or several.
 
     Raises:
         DataInvalid: Unreadable, a key is missing, or the arrays do not fit together.
@@ -39,6 +40,7 @@ def read_archive(path: Path, label: str | None) -> Raw:
                 f"{path}: rows of 'x{end}' have shape {arrays[f'x{end}'].shape[1:]}, those of "
                 f"'x{ends[0]}' {arrays[f'x{ends[0]}'].shape[1:]}; make them alike"
             )
+    told = [_context(path, arrays, key, ends) for key in context or ()]
     length = {end: len(arrays[f"x{end}"]) for end in ends}
     return Raw(
         np.concatenate([arrays[f"x{end}"] for end in ends]),
@@ -46,9 +48,39 @@ def read_archive(path: Path, label: str | None) -> Raw:
         title=path.name,
         label=np.concatenate([arrays[f"{key}{end}"].ravel() for end in ends]) if labelled else None,
         label_key=key,
+        context=np.concatenate([values for values, _ in told], axis=1) if told else None,
+        context_names=tuple(name for _, names in told for name in names),
         validation=length.get("_val"),
         test=length.get("_test"),
     )
+
+
+def _context(
+    path: Path, arrays: dict[str, np.ndarray], key: str, ends: list[str]
+) -> tuple[Num[np.ndarray, "rows numbers"], list[str]]:
+    """Return the numbers of each row under a key, and a name for each of them."""
+    for end in ends:
+        values, rows = arrays.get(f"{key}{end}"), len(arrays[f"x{end}"])
+        if values is None:
+            raise DataInvalid(
+                f"{path}: no key '{key}{end}' with the context of 'x{end}'; its keys are "
+                f"{', '.join(arrays)}; add it or choose another context"
+            )
+        if values.dtype.kind not in "buif" or values.ndim not in (1, 2) or len(values) != rows:
+            raise DataInvalid(
+                f"{path}: expected '{key}{end}' to be numbers of shape ({rows},) or ({rows}, k); "
+                f"got {values.dtype} {values.shape}; convert it"
+            )
+    parts = [arrays[f"{key}{end}"].reshape(len(arrays[f"x{end}"]), -1) for end in ends]
+    widths = {part.shape[1] for part in parts}
+    if len(widths) > 1 or 0 in widths:
+        raise DataInvalid(
+            f"{path}: rows of '{key}' have {', '.join(map(str, sorted(widths)))} numbers; make "
+            f"them alike, one or more"
+        )
+    values = np.concatenate(parts).astype(np.float64)
+    count = values.shape[1]
+    return values, [key] if count == 1 else [f"{key}{k + 1}" for k in range(count)]
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

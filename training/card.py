@@ -67,6 +67,9 @@ def with_quality(text: str, manifest: Manifest) -> str:
 def sample_command(manifest: Manifest) -> str:
     """Return a curl command that asks a service on this machine for sixteen samples."""
     query = f"model={manifest.name}&n=16&seed=7"
+    if context := manifest.context:
+        ends = zip(context.minimum, context.maximum, strict=True)
+        query += "&context=" + ",".join(f"{(low + high) / 2:.4g}" for low, high in ends)
     if manifest.event.kind == "image":
         return f"curl 'localhost:8000/sample?{query}' -H 'Accept: image/png' > samples.png"
     return f"curl 'localhost:8000/sample?{query}'"
@@ -98,6 +101,12 @@ def _introduction(manifest: Manifest) -> str:
     asked = ""
     if manifest.labels:
         asked = f" A sample can be asked for by label: {', '.join(manifest.labels)}."
+    if context := manifest.context:
+        ranges = (
+            f"{name} (from {low:.4g} to {high:.4g} in training)"
+            for name, low, high in zip(context.names, context.minimum, context.maximum, strict=True)
+        )
+        asked = f" Each event is given its context: {', '.join(ranges)}."
     return f"{what} {made}{asked}\n\n![Seeded samples](samples.png)"
 
 

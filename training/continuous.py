@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -34,13 +34,14 @@ from service.interface import (
 )
 from training.bounds import log_mean
 from training.coupling import Standardise
-from training.data import Batch, Data, told_labels
+from training.data import Batch, Data
 from training.dequantise import Spread
 from training.divergence import estimated, exact
 from training.family import Call, Family, Inexactness, Nats, Pixels, Turn
 from training.networks import normal_log_prob
 from training.ode import solve
 from training.pairing import optimal_transport
+from training.told import Told
 from training.velocity import Velocity
 
 EXACT_SIZE = 64
@@ -79,7 +80,11 @@ class ContinuousFlowConfig(Frozen):
     likelihood_steps: int = Field(
         8, ge=1, le=MAX_STEPS, description="Of likelihood: steps of the solver in training."
     )
-    conditional: bool = Field(False, description="Tell the network the label: p(x|label).")
+    conditional: bool = Field(
+        False,
+        description="Tell the network the label, or the context if data.context names one: "
+        "p(x|label) or p(x|context).",
+    )
 
     @model_validator(mode="after")
     def _options_are_used(self) -> "ContinuousFlowConfig":
@@ -103,25 +108,25 @@ class ContinuousFlow(Family):
     Args:
         config: Sizes, objective and solver.
         data: Whose event, mean and standard deviation the network is built for, and of a
-            conditional one whose labels.
+            conditional one whose labels or context.
 
     Raises:
         ValueError: The event is a continuous image, or none whose likelihood can be trained; or
-            there are no labels to be told.
+            there is nothing to be told.
     """
 
     def __init__(self, config: ContinuousFlowConfig, data: Data) -> None:
         super().__init__()
         self.config = config
         self.event = data.event
-        self.labels = told_labels(data.labels, conditional=config.conditional)
-        _check(config, data.event)
+        self.told = Told(data, conditional=config.conditional)
+        _check(config, data.event, self.told)
         self.scale = _scale(data)
         self.network = Velocity(
             data.event.shape,
             width=config.width,
             depth=config.depth,
-            classes=len(self.labels or ()),
+            told=self.told.size,
         )
 
     @property
@@ -136,14 +141,15 @@ class ContinuousFlow(Family):
             family="continuous-flow",
             event=self.event,
             latent=Latent(shape=self.event.shape),
-            labels=self.labels,
+            labels=self.told.labels,
+            context=self.told.context,
             density=self._density,
             ode=Ode(solver=self.config.solver, steps=self.config.steps),
         )
 
     @property
     def _density(self) -> Density:
-        event, given = self.event, ", given its label" if self.labels else ""
+        event, given = self.event, self.told.what
         measure = "per unit of x"
         preprocessing = "standardised with the mean and deviation of the training rows"
         if event.levels:
@@ -171,9 +177,9 @@ class ContinuousFlow(Family):
         """Return the mean squared error of the velocity, or the mean negative log-density."""
         if self.config.objective == "likelihood":
             return self._loss(batch)["loss"]
-        w, label = self._entered(batch)[0], self._told(batch)
+        w, condition = self._entered(batch)[0], self.condition(batch)
         noise = torch.randn(SCORE_DRAWS, *w.shape, dtype=w.dtype, device=w.device)
-        found = [self._miss(w, each, label) for each in (*noise, *-noise)]
+        found = [self._miss(w, each, condition) for each in (*noise, *-noise)]
         return torch.stack(found).mean()
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
@@ -199,12 +205,12 @@ class ContinuousFlow(Family):
         return {"negative log-density": Nats(nats, note)}
 
     def inexactness(
-        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+        self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Inexactness:
         """Return how far the default solver's w is from a fine solver's."""
         config, (fine, least) = self.config, FINE
         steps = max(least, 2 * config.steps)
-        w, wanted = self._solved(z, label), self._solved(z, label, solver=fine, steps=steps)
+        w, wanted = self._solved(z, condition), self._solved(z, condition, solver=fine, steps=steps)
         return Inexactness(
             squares=(w - wanted).square().flatten(1).mean(1),
             name="error of the solver, RMS",
@@ -214,15 +220,15 @@ class ContinuousFlow(Family):
         )
 
     def decode(
-        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+        self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Return the events that the default solver carries z to."""
-        return self.leave(self._solved(z, label))
+        return self.leave(self._solved(z, condition))
 
     def encode(
         self,
         x: Float[Tensor, "batch ..."],
-        label: Int[Tensor, " batch"] | None = None,
+        condition: Tensor | None = None,
         noise: Float[Tensor, "batch ..."] | None = None,
         probe: Float[Tensor, "batch ..."] | None = None,
         *,
@@ -232,16 +238,16 @@ class ContinuousFlow(Family):
 
         Args:
             x: Events in the data's own units; an image is rounded to its grey levels.
-            label: If the flow is conditional.
+            condition: The label or the context, if the flow is conditional.
             noise: Of an image, the place below each level, uniform in [0, 1).
             probe: Normal, where the divergence is estimated: one for the whole way, since an
                 estimate of it at each step need not be independent of the others.
             steps: By default those of the recipe.
         """
-        condition = tuple(each for each in (label, probe) if each is not None)
+        others = tuple(each for each in (condition, probe) if each is not None)
         w, before = self.enter(x, *(() if noise is None else (noise,)))
         z, log_abs_det = solve(
-            lambda w, t: self.divergence(w, t, *condition),
+            lambda w, t: self.divergence(w, t, *others),
             (w, before),
             solver=self.config.solver,
             steps=steps or self.config.steps,
@@ -262,10 +268,10 @@ class ContinuousFlow(Family):
         return self.scale.inverse(w)
 
     def velocity(
-        self, w: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], *label: Tensor
+        self, w: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"], *condition: Tensor
     ) -> Float[Tensor, "batch ..."]:
         """Return dw/dt."""
-        moved: Tensor = self.network(w, t, *label)
+        moved: Tensor = self.network(w, t, self.told(*condition, like=w) if condition else None)
         return moved
 
     def divergence(
@@ -276,13 +282,13 @@ class ContinuousFlow(Family):
         Args:
             w: Where.
             t: When.
-            others: The label, if the flow is conditional; then normal noise whose signs are the
-                probe, where the divergence is estimated.
+            others: The label or the context, if the flow is conditional; then normal noise whose
+                signs are the probe, where the divergence is estimated.
         """
         if self.is_exact:
             return exact(self.velocity, w, t, *others, shape=self.event.shape)
-        *label, probe = others
-        return estimated(self.velocity, w, t, *label, probe=probe)
+        *condition, probe = others
+        return estimated(self.velocity, w, t, *condition, probe=probe)
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return the equation's right side, and the ways from events to it and back."""
@@ -297,22 +303,19 @@ class ContinuousFlow(Family):
     def _solved(
         self,
         z: Tensor,
-        label: Tensor | None,
+        condition: Tensor | None,
         *,
         solver: Solver | None = None,
         steps: int | None = None,
     ) -> Tensor:
         """Return w at t = 1, by default as the recipe says."""
-        condition = () if label is None else (label,)
+        told = () if condition is None else (condition,)
         return solve(
-            lambda w, t: (self.velocity(w, t, *condition),),
+            lambda w, t: (self.velocity(w, t, *told),),
             (z,),
             solver=solver or self.config.solver,
             steps=steps or self.config.steps,
         )[0]
-
-    def _told(self, batch: Batch) -> Tensor | None:
-        return batch.label if self.labels else None
 
     def _entered(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return w at t = 1 with its log-determinant, at noise of torch's global generator."""
@@ -323,17 +326,20 @@ class ContinuousFlow(Family):
         """Return log p(x), or one draw of its estimate, at noise of torch's global generator."""
         noise = torch.rand_like(batch.x) if self.event.levels else None
         probe = None if self.is_exact else torch.randn_like(batch.x)
-        return self.encode(batch.x, self._told(batch), noise, probe, steps=steps)[1]
+        return self.encode(batch.x, self.condition(batch), noise, probe, steps=steps)[1]
 
     def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
         if self.config.objective == "likelihood":
             steps = self.config.likelihood_steps
             return {"loss": -self._log_density(batch, steps=steps).mean()}
         w = self._entered(batch)[0]
-        return {"loss": self._miss(w, torch.randn_like(w), self._told(batch))}
+        return {"loss": self._miss(w, torch.randn_like(w), self.condition(batch))}
 
     def _miss(
-        self, w: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], label: Tensor | None
+        self,
+        w: Float[Tensor, "batch ..."],
+        noise: Float[Tensor, "batch ..."],
+        condition: Tensor | None,
     ) -> Float[Tensor, ""]:
         """Return the mean squared miss of each line's direction, at a random time on each.
 
@@ -341,18 +347,18 @@ class ContinuousFlow(Family):
         each is uniform and together they are never all early.
         """
         if self.config.pairing == "optimal-transport":
-            noise = noise[optimal_transport(noise, w, label)]
+            noise = noise[optimal_transport(noise, w, condition)]
         rows, device = len(w), w.device
         t = (torch.randperm(rows, device=device) + torch.rand(rows, device=device)) / rows
         t = t.to(w.dtype)
         far = t.view(-1, *[1] * (w.ndim - 1))
-        condition = () if label is None else (label,)
-        moved = self.velocity((1 - far) * noise + far * w, t, *condition)
+        told = () if condition is None else (condition,)
+        moved = self.velocity((1 - far) * noise + far * w, t, *told)
         return (moved - (w - noise)).square().mean()
 
 
-def _check(config: ContinuousFlowConfig, event: Event) -> None:
-    """Refuse events that no such flow can be of.
+def _check(config: ContinuousFlowConfig, event: Event, told: Told) -> None:
+    """Refuse events or contexts that no such flow can be of.
 
     Raises:
         ValueError: In a sentence that names the field.
@@ -360,6 +366,11 @@ def _check(config: ContinuousFlowConfig, event: Event) -> None:
     if event.kind == "image" and event.levels is None:
         raise ValueError(
             "model.family: a continuous flow of images needs grey levels; set data.levels"
+        )
+    if config.pairing == "optimal-transport" and told.context:
+        raise ValueError(
+            "model.pairing: optimal-transport pairs within a label, and of a context there is but "
+            'one event each; use "independent"'
         )
     if config.objective == "likelihood" and (event.kind == "image" or event.size > EXACT_SIZE):
         what = "images" if event.kind == "image" else f"{event.size} features"

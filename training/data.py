@@ -7,12 +7,19 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64, Num
+from jaxtyping import Float, Float32, Float64, Int, Int64, Num
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from service.interface import Event, Frozen
-from training.events import moments, to_classes, to_features, to_pixels
+from service.interface import Context, Event, Frozen
+from training.events import (
+    context_of,
+    moments,
+    to_classes,
+    to_contexts,
+    to_features,
+    to_pixels,
+)
 from training.integrands import Integrand, find, is_integrand
 from training.raw import DataInvalid, Raw
 from training.sources import GENERATED_ROWS, read
@@ -51,6 +58,13 @@ class DataConfig(Frozen):
         None,
         description="column of a table, or key of an .npz (y stands for y_train, y_test), that "
         "holds the class; sources that know their classes need none",
+    )
+    context: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="columns of a table, or keys of an .npz (c stands for c_train, c_test), whose "
+        "numbers a conditional flow is told beside each event, in place of the label; of "
+        "sklearn:swiss_roll and sklearn:s_curve the position",
     )
     columns: tuple[str, ...] | None = Field(
         None, min_length=1, description="columns of a table to use, in this order; by default all"
@@ -112,7 +126,7 @@ class DataConfig(Frozen):
         return 0.0 if self.low is None else self.low, 1.0 if self.high is None else self.high
 
 
-_OF_ROWS = ("shape", "levels", "label", "columns", "noise", "test_tail")
+_OF_ROWS = ("shape", "levels", "label", "context", "columns", "noise", "test_tail")
 """Options that an integrand does not have."""
 _OF_INTEGRANDS = ("dimensions", "low", "high")
 """Those that only an integrand has."""
@@ -120,7 +134,7 @@ _OF_INTEGRANDS = ("dimensions", "low", "high")
 
 @dataclass(frozen=True)
 class Batch:
-    """Events and, where the data has classes, their labels.
+    """Events and, where the data has them, their labels and contexts.
 
     Images are channels first, from 0 to 1, on the data's own grey levels. Dequantisation and
     binarisation belong to the objective and happen there.
@@ -128,6 +142,7 @@ class Batch:
 
     x: Float[Tensor, "batch ..."]
     label: Int[Tensor, " batch"] | None = None
+    context: Float[Tensor, "batch numbers"] | None = None
     row: Int[Tensor, " batch"] | None = None
     """Of the training split: which of its rows each event is. None elsewhere."""
     value: Float64[Tensor, " batch"] | None = None
@@ -144,7 +159,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        others = (self.label, self.row, self.value)
+        others = (self.label, self.context, self.row, self.value)
         return Batch(change(self.x), *(None if each is None else change(each) for each in others))
 
 
@@ -156,10 +171,12 @@ class Data:
         train, validation, test: Disjoint rows. Training never sees the last.
         event: What x is: shape, range, grey levels, feature names.
         labels: Names of the classes, or None.
+        context: What the numbers of the contexts are, and their range in training, or None.
         mean, std: Of each feature over the training split, in the data's own units. For a
             vector event only; a model standardises inside, so that x stays in these units.
         description: Where the rows came from and how they were split, in a sentence.
-        sha256: Of all rows and labels, so that two runs can be known to have seen the same.
+        sha256: Of all rows, labels and contexts, so that two runs can be known to have seen the
+            same.
         integrand: What the rows are points of, uniform in its box. None where they are data.
     """
 
@@ -172,6 +189,7 @@ class Data:
     std: np.ndarray | None
     description: str
     sha256: str
+    context: Context | None = None
     integrand: Integrand | None = None
 
 
@@ -209,12 +227,13 @@ def load(config: DataConfig) -> Data:
     unit = np.float32(1 if event.levels is None else event.levels - 1)
     label, names = to_classes(raw, wanted=config.label is not None)
     mean, std = (None, None) if event.kind == "image" else moments(raw, x[splits["train"]])
+    told = to_contexts(raw)
 
     def batch(rows: Int64[np.ndarray, " batch"]) -> Batch:
-        classes, values = (
-            None if each is None else torch.from_numpy(each[rows]) for each in (label, value)
+        classes, numbers, values = (
+            None if each is None else torch.from_numpy(each[rows]) for each in (label, told, value)
         )
-        return Batch(torch.from_numpy(x[rows] / unit), classes, value=values)
+        return Batch(torch.from_numpy(x[rows] / unit), classes, numbers, value=values)
 
     train = batch(splits["train"])
     return Data(
@@ -226,7 +245,8 @@ def load(config: DataConfig) -> Data:
         mean=mean,
         std=std,
         description=f"{raw.title}: {_describe(splits, len(x), event)} (seed {config.seed})",
-        sha256=_digest(x, label, value),
+        sha256=_digest(x, label, told, value),
+        context=None if told is None else context_of(raw, told[splits["train"]]),
         integrand=integrand,
     )
 
@@ -237,6 +257,7 @@ def _read(config: DataConfig) -> tuple[Raw, Integrand | None]:
         raw = read(
             config.source,
             label=config.label,
+            context=config.context,
             columns=config.columns,
             rows=config.rows,
             noise=config.noise,
@@ -347,13 +368,14 @@ def _describe(splits: dict[str, Int64[np.ndarray, " rows"]], n: int, event: Even
 def _digest(
     x: Num[np.ndarray, "rows ..."],
     label: Int64[np.ndarray, " rows"] | None,
+    context: Float32[np.ndarray, "rows numbers"] | None,
     value: Float64[np.ndarray, " rows"] | None,
 ) -> str:
-    """Return the SHA-256 of all rows: their shape, grey levels or features, labels and values."""
+    """Return the SHA-256 of all rows: shape, levels or features, labels, contexts, values."""
     digest = hashlib.sha256(f"{x.dtype} {x.shape}".encode())
     # Values in float32: the last digit of an exponential depends on the processor.
     single = None if value is None else value.astype(np.float32)
-    for array in (x, label, single):
+    for array in (x, label, context, single):
         if array is not None:
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -91,7 +91,7 @@ def evaluate(
             *_likelihood(model, test, config.draws or model.usual_draws, advance),
             *_discrepancies(model, data, test, config.seed),
             *representation(model, data, test),
-            *_inexactness(model, config.seed),
+            *_inexactness(model, test, config.seed),
         ]
         if model.interface.labels:
             figures += _recognition(model, data, test, config)
@@ -121,7 +121,6 @@ def _likelihood(
 def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterator[Figure]:
     """Yield MMD^2 of samples to test rows, and of training rows to test rows."""
     rows = min(len(test), len(data.train), MMD_ROWS)
-    label = test.label[:rows] if model.interface.labels and test.label is not None else None
     scale = torch.ones(()) if data.std is None else torch.as_tensor(data.std)
     held_out = _flat(test.x[:rows], scale)
     # The mean squared distance of two rows is twice the sum of the variances.
@@ -132,7 +131,7 @@ def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterato
         f"unbiased, closed-form error; rational-quadratic kernels on {where} at squared lengths "
         f"{lengths}"
     )
-    drawn = sample(model, rows=rows, seed=seed, label=label).x
+    drawn = sample(model, rows=rows, seed=seed, condition=model.condition(test[:rows])).x
     what = ""
     if model.interface.event.kind == "image" and model.interface.observation:
         what = "samples are the means E[x|z]; "
@@ -150,15 +149,16 @@ def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterato
         )
 
 
-def _inexactness(model: Family, seed: int) -> Iterator[Figure]:
+def _inexactness(model: Family, test: Batch, seed: int) -> Iterator[Figure]:
     """Yield the root mean square of what samples miss, with its error by the delta method."""
     latent, labels = model.interface.latent, model.interface.labels
     rows = min(INEXACT_ROWS, max(LEAST_ROWS, INEXACT_NUMBERS // latent.size))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(rows, *latent.shape, generator=generator)
-    label = torch.arange(rows) % len(labels) if labels else None
+    turns = torch.arange(rows)
+    condition = turns % len(labels) if labels else model.condition(test[turns % len(test)])
     device = next(model.parameters()).device
-    asked = None if label is None else label.to(device)
+    asked = None if condition is None else condition.to(device)
     if found := model.inexactness(noise.to(device), asked):
         squares = found.squares.double().cpu()
         root = math.sqrt(squares.mean().item())

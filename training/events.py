@@ -1,10 +1,12 @@
 """Events: rows of a source turned into pixels on grey levels, features, and classes."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 
+from service.interface import Context
 from training.raw import DataInvalid, Raw
 
 
@@ -86,14 +88,27 @@ def to_features(raw: Raw) -> Float32[np.ndarray, "rows feature"]:
     Raises:
         DataInvalid: NaN, infinity, or a number that float32 cannot hold.
     """
+    return _single(raw, raw.x, lambda column: _column(raw, column))
+
+
+def _single(
+    raw: Raw, values: Shaped[np.ndarray, "rows feature"], name: Callable[[int], str]
+) -> Float32[np.ndarray, "rows feature"]:
+    """Return numbers as float32, all of them finite.
+
+    Args:
+        raw: Where they come from.
+        values: Each row's.
+        name: What a message calls a column.
+    """
     with np.errstate(over="ignore"):
-        x = raw.x.astype(np.float32)
+        x = values.astype(np.float32)
     bad: Bool[np.ndarray, "rows feature"] = ~np.isfinite(x)
     if bad.any():
         column = int(np.flatnonzero(bad.any(axis=0))[0])
         rows = np.flatnonzero(bad[:, column])
         raise DataInvalid(
-            f"{raw.source}: {_column(raw, column)} has {len(rows)} values that are missing (NaN), "
+            f"{raw.source}: {name(column)} has {len(rows)} values that are missing (NaN), "
             f"infinite or too large for float32, the first in row {rows[0]} (rows count from 0); "
             f"fill them or drop those rows"
         )
@@ -118,6 +133,35 @@ def moments(
         )
     wide = train.astype(np.float64)
     return wide.mean(axis=0), wide.std(axis=0)
+
+
+def to_contexts(raw: Raw) -> Float32[np.ndarray, "rows numbers"] | None:
+    """Return the numbers that a conditional model is told, as float32 in their own units.
+
+    Raises:
+        DataInvalid: As `to_features`.
+    """
+    if raw.context is None:
+        return None
+    return _single(raw, raw.context, lambda column: f"context '{raw.context_names[column]}'")
+
+
+def context_of(raw: Raw, train: Float32[np.ndarray, "rows numbers"]) -> Context:
+    """Return what the numbers of a context are, and their range over the training split.
+
+    Raises:
+        DataInvalid: One is constant there; nothing can be learned of what it does.
+    """
+    low, high = (
+        tuple(float(each) for each in ends) for ends in (train.min(axis=0), train.max(axis=0))
+    )
+    for name, least, most in zip(raw.context_names, low, high, strict=True):
+        if least == most:
+            raise DataInvalid(
+                f"{raw.source}: context '{name}' is constant ({least:g} in every training row); "
+                f"leave it out"
+            )
+    return Context(names=raw.context_names, minimum=low, maximum=high)
 
 
 def _column(raw: Raw, index: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from service.interface import Interface, Role, TensorSpec
@@ -93,9 +93,20 @@ class Family(nn.Module, ABC):
 
     @abstractmethod
     def decode(
-        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+        self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Float[Tensor, "batch ..."]:
-        """Push noise z forward to events x (for a VAE: to the mean of p(x|z))."""
+        """Push noise z forward to events x (for a VAE: to the mean of p(x|z)).
+
+        Args:
+            z: Noise.
+            condition: Of a conditional model what it is told of each row, see `condition`.
+        """
+
+    def condition(self, batch: Batch) -> Tensor | None:
+        """Return what the model is told of rows: their labels, their contexts, or nothing."""
+        if self.interface.context:
+            return batch.context
+        return batch.label if self.interface.labels else None
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return per-event test figures in nats, by name. None where there is no density.
@@ -113,7 +124,7 @@ class Family(nn.Module, ABC):
         return ()
 
     def inexactness(
-        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+        self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Inexactness | None:
         """Return how far `decode` of this noise is from its limit. None where it has none."""
         return None

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -27,7 +27,6 @@ from training.conditioner import convolutional
 from training.coupling import (
     Bijection,
     Chain,
-    Context,
     Coupling,
     First,
     Squeeze,
@@ -36,12 +35,13 @@ from training.coupling import (
     halves,
     with_digits,
 )
-from training.data import Batch, Data, told_labels
+from training.data import Batch, Data
 from training.dequantise import Dequantise
 from training.elementwise import Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
 from training.masked import Masked
-from training.networks import normal_log_prob, one_hot
+from training.networks import normal_log_prob
+from training.told import Told
 from training.triangular import Inverted, Reverse, Triangular
 
 
@@ -76,7 +76,11 @@ class FlowConfig(Frozen):
         lt=0.5,
         description="Of an image: a grey level y enters as the logit of alpha + (1 - 2 alpha) y.",
     )
-    conditional: bool = Field(False, description="Tell every network the label: p(x|label).")
+    conditional: bool = Field(
+        False,
+        description="Tell every network the label, or the context if data.context names one: "
+        "p(x|label) or p(x|context).",
+    )
 
     @model_validator(mode="after")
     def _options_are_used(self) -> "FlowConfig":
@@ -96,34 +100,29 @@ class Flow(Family):
     Args:
         config: Sizes.
         data: Whose event, mean and standard deviation the network is built for, and of a
-            conditional one whose labels.
+            conditional one whose labels or context.
 
     Raises:
         ValueError: The event is a vector of one feature, a continuous image, or an image whose
-            sides are no multiples of four; or there are no labels to be told.
+            sides are no multiples of four; or there is nothing to be told.
     """
 
     def __init__(self, config: FlowConfig, data: Data) -> None:
         super().__init__()
         self.config = config
         self.event = data.event
-        self.labels = told_labels(data.labels, conditional=config.conditional)
+        self.told = Told(data, conditional=config.conditional)
         self.dequantise: Dequantise | None = None
         if data.event.kind == "image":
             self.dequantise = _dequantise(config, data.event)
-            self.network: Bijection = _image_network(config, data.event, context=self.context)
+            self.network: Bijection = _image_network(config, data.event, context=self.told.size)
         else:
-            self.network = _vector_network(config, data, context=self.context)
-
-    @property
-    def context(self) -> int:
-        """How many numbers the networks are told."""
-        return len(self.labels or ())
+            self.network = _vector_network(config, data, context=self.told.size)
 
     @property
     def interface(self) -> Interface:
         """What is served: an exact density, or for images its mean over noise below a level."""
-        event, given = self.event, ", given its label" if self.labels else ""
+        event, given = self.event, self.told.what
         if self.dequantise is None:
             density = Density(
                 kind="exact",
@@ -145,7 +144,8 @@ class Flow(Family):
             family="flow",
             event=event,
             latent=Latent(shape=event.shape),
-            labels=self.labels,
+            labels=self.told.labels,
+            context=self.told.context,
             density=density,
         )
 
@@ -177,8 +177,8 @@ class Flow(Family):
 
         Args:
             x: Events in the data's own units; an image is rounded to its grey levels.
-            inputs: The label, if the flow is conditional; then of an image the noise, which is
-                its place below each level, uniform in [0, 1).
+            inputs: The label or the context, if the flow is conditional; then of an image the
+                noise, which is its place below each level, uniform in [0, 1).
         """
         z, log_abs_det, _ = self.encode_and_log_density(x, *inputs)
         return z, log_abs_det
@@ -187,11 +187,11 @@ class Flow(Family):
         self, x: Float[Tensor, "batch ..."], *inputs: Tensor
     ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return z, log |det dz/dx| and log p(x), of which the last costs next to nothing."""
-        label, rest = (inputs[0], inputs[1:]) if self.labels else (None, inputs)
+        condition, rest = (inputs[0], inputs[1:]) if self.told.size else (None, inputs)
         w, before = with_digits(x, training=self.training), x.new_zeros(x.shape[0])
         if self.dequantise is not None:
             w, before = self.dequantise(w, *rest)
-        z, log_abs_det = self.network(w, self._context(label, like=w))
+        z, log_abs_det = self.network(w, self.told(condition, like=w))
         log_abs_det = before + log_abs_det
         log_density = normal_log_prob(z).flatten(1).sum(dim=1) + log_abs_det
         return z.to(x.dtype), log_abs_det.to(x.dtype), log_density.to(x.dtype)
@@ -203,11 +203,11 @@ class Flow(Family):
         return self.encode_and_log_density(x, *inputs)[2]
 
     def decode(
-        self, z: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+        self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Return the events whose code z is; of an image the value between its grey levels."""
         w = with_digits(z, training=self.training)
-        x: Tensor = self.network.inverse(w, self._context(label, like=w))
+        x: Tensor = self.network.inverse(w, self.told(condition, like=w))
         return (x if self.dequantise is None else self.dequantise.inverse(x)).to(z.dtype)
 
     def graphs(self) -> dict[Role, nn.Module]:
@@ -219,15 +219,12 @@ class Flow(Family):
             "log_density": judge,
         }
 
-    def _context(self, label: Tensor | None, *, like: Tensor) -> Context:
-        """Return what the networks are told: 1 at the event's class, 0 elsewhere."""
-        return None if label is None else one_hot(label, self.context, like=like)
-
     def _log_density(self, batch: Batch) -> Float[Tensor, " batch"]:
-        """Return log p(x) of events with their labels, at noise of torch's global generator."""
-        label = (batch.label,) if self.labels and batch.label is not None else ()
+        """Return log p(x) of events as they are told, at noise of torch's global generator."""
+        condition = self.condition(batch)
+        told = () if condition is None else (condition,)
         noise = () if self.dequantise is None else (torch.rand_like(batch.x),)
-        return self.log_density(batch.x, *label, *noise)
+        return self.log_density(batch.x, *told, *noise)
 
     def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
         nats = -self._log_density(batch).mean()

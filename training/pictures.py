@@ -25,6 +25,8 @@ UNSEEN = 0.5
 """Grey levels by which fewer colours may be off on average. Half the bytes are worth it."""
 LABELS = 16
 """Rows of the grid at most, where each shows one label."""
+CONTEXTS = 64
+"""Of how many held-out rows the contexts are averaged over, where a density is drawn."""
 TILE = 64
 """Pixels that an image of the grid takes, at least: small images are enlarged whole times."""
 POINTS = 2000
@@ -43,13 +45,13 @@ def draw_samples(model: Family, rows: Batch, *, seed: int = 0) -> Figure:
     model.eval()
     event = model.interface.event
     if event.kind == "image":
-        return _image_grid(model, seed)
+        return _image_grid(model, rows, seed)
     x = held_out(rows)
     what = "data" if rows.value is None else "integrand"
-    drawn = sample(model, rows=POINTS, seed=seed).x.numpy()
+    drawn = sample(model, rows=POINTS, seed=seed, condition=_contexts(model, rows, POINTS))
     if event.size == 2:
-        return _scatter(model, x, drawn, what=what)
-    return _histograms(x, drawn, event.features, what=what)
+        return _scatter(model, x, drawn.x.numpy(), rows, what=what)
+    return _histograms(x, drawn.x.numpy(), event.features, what=what)
 
 
 def held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
@@ -64,13 +66,22 @@ def held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
     return batch.x.cpu()[chosen].numpy()
 
 
-def _image_grid(model: Family, seed: int) -> Figure:
+def _contexts(model: Family, rows: Batch, count: int) -> Tensor | None:
+    """Return what the model is told of so many samples, if it is contexts: those of some rows."""
+    if rows.context is None or model.interface.context is None:
+        return None
+    return rows.context.cpu()[torch.arange(count) % len(rows)]
+
+
+def _image_grid(model: Family, held: Batch, seed: int) -> Figure:
     """Return 8 x 8 images, or a row of 8 for each label."""
     interface = model.interface
     names = (interface.labels or ())[:LABELS]
     rows = len(names) or COLUMNS
-    label = torch.arange(rows).repeat_interleave(COLUMNS) if names else None
-    x = sample(model, rows=rows * COLUMNS, seed=seed, label=label).x
+    told = _contexts(model, held, rows * COLUMNS)
+    if names:
+        told = torch.arange(rows).repeat_interleave(COLUMNS)
+    x = sample(model, rows=rows * COLUMNS, seed=seed, condition=told).x
     mosaic = _mosaic(x.permute(0, 2, 3, 1).numpy(), columns=COLUMNS)
     margin = 0.0 if not names else 0.13 * max(len(name) for name in names) + 0.15
     height, width = (side / 100 for side in mosaic.shape[:2])
@@ -101,6 +112,7 @@ def _scatter(
     model: Family,
     x: Float[np.ndarray, "rows 2"],
     drawn: Float[np.ndarray, "samples 2"],
+    held: Batch,
     *,
     what: str,
 ) -> Figure:
@@ -122,12 +134,16 @@ def _scatter(
     panels[0].set_xlim(low[0] - pad[0], high[0] + pad[0])
     panels[0].set_ylim(low[1] - pad[1], high[1] + pad[1])
     if exact:
-        _heat_map(model, panels[2], low - pad, high + pad)
+        _heat_map(model, held, panels[2], low - pad, high + pad)
     return figure
 
 
 def _heat_map(
-    model: Family, axes: Axes, low: Float[np.ndarray, " 2"], high: Float[np.ndarray, " 2"]
+    model: Family,
+    held: Batch,
+    axes: Axes,
+    low: Float[np.ndarray, " 2"],
+    high: Float[np.ndarray, " 2"],
 ) -> None:
     """Draw exp(log p(x)) over a rectangle."""
     device = next(model.parameters()).device
@@ -135,7 +151,7 @@ def _heat_map(
         torch.linspace(float(start), float(end), GRID) for start, end in zip(low, high, strict=True)
     )
     points = torch.cartesian_prod(across, up).to(device)
-    rows = torch.cat([_density(model, part) for part in points.split(4096)])
+    rows = torch.cat([_density(model, part, held) for part in points.split(4096)])
     density = rows.reshape(GRID, GRID).T.cpu().numpy()
     image = axes.imshow(
         density,
@@ -150,13 +166,18 @@ def _heat_map(
     axes.figure.colorbar(image, ax=axes, shrink=0.9)
 
 
-def _density(model: Family, points: Float[Tensor, "points 2"]) -> Float[Tensor, " points"]:
-    """Return p(x), of a conditional model the mean over its labels, as its samples are drawn."""
-    asked: list[Tensor | None] = [None]
+def _density(
+    model: Family, points: Float[Tensor, "points 2"], held: Batch
+) -> Float[Tensor, " points"]:
+    """Return p(x), of a conditional model the mean over what its samples are drawn for."""
+    asked = [Batch(points)]
     if labels := model.interface.labels:
         one = torch.ones(len(points), dtype=torch.int64, device=points.device)
-        asked = [one * label for label in range(len(labels))]
-    found = [model.nats(Batch(points, label), 1).values() for label in asked]
+        asked = [Batch(points, one * label) for label in range(len(labels))]
+    if (contexts := _contexts(model, held, CONTEXTS)) is not None:
+        each = contexts.to(points).unsqueeze(1).expand(-1, len(points), -1)
+        asked = [Batch(points, context=context) for context in each]
+    found = [model.nats(batch, 1).values() for batch in asked]
     return torch.stack([nats.values.neg().exp() for (nats,) in found]).mean(0)
 
 

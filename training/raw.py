@@ -27,6 +27,8 @@ class Raw:
         title: What people call the source, without a machine's path.
         label: Class of each row, as a number or as text. None where there are no classes.
         label_key: Column or key that the classes come from, for messages.
+        context: Numbers of each row that a conditional model is told, or None.
+        context_names: Of each of these numbers.
         names: Name of class k for labels 0 to k - 1, where the source knows better than `label`.
         columns: Name of each column of a table.
         levels: Grey levels, where the source knows them.
@@ -38,6 +40,8 @@ class Raw:
     title: str
     label: Shaped[np.ndarray, " rows"] | None = None
     label_key: str = "label"
+    context: Shaped[np.ndarray, "rows numbers"] | None = None
+    context_names: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
     levels: int | None = None

@@ -124,10 +124,7 @@ def build(recipe: Recipe, data: Data) -> Family:
         RecipeInvalid: The family cannot model this data, or not with these sizes.
     """
     torch.manual_seed(recipe.train.seed)
-    if data.integrand is not None and not isinstance(recipe.model, ProposalConfig):
-        raise RecipeInvalid(
-            f'model.family: an integrand takes "proposal"; got "{recipe.model.family}"'
-        )
+    _check_data(recipe.model, data)
     try:
         match recipe.model:
             case VAEConfig():
@@ -144,6 +141,27 @@ def build(recipe: Recipe, data: Data) -> Family:
                 return GAN(recipe.model, data)
     except ValueError as error:
         raise RecipeInvalid(str(error)) from error
+
+
+def _check_data(model: ModelConfig, data: Data) -> None:
+    """Pass if a family takes this kind of data.
+
+    Raises:
+        RecipeInvalid: It does not.
+    """
+    if data.integrand is not None and not isinstance(model, ProposalConfig):
+        raise RecipeInvalid(f'model.family: an integrand takes "proposal"; got "{model.family}"')
+    if data.context is None:
+        return
+    if not isinstance(model, FlowConfig | ContinuousFlowConfig):
+        raise RecipeInvalid(
+            f'data.context: "flow" and "continuous-flow" are told one; got "{model.family}"'
+        )
+    if not model.conditional:
+        raise RecipeInvalid(
+            "data.context: this model is told nothing; set model.conditional = true, or leave "
+            "the context out"
+        )
 
 
 def describe() -> str:

@@ -113,6 +113,14 @@ def _built(bundle: Bundle, data: Data) -> Family:
             f"{manifest.name} knows the labels {_listing(manifest.labels)}; this data has "
             f"{_listing(model.interface.labels)}. Give data like its own."
         )
+    known, given = (
+        each.names if each else None for each in (manifest.context, model.interface.context)
+    )
+    if known != given:
+        raise RestoreRefused(
+            f"{manifest.name} is told the context {_listing(known)}; this data has "
+            f"{_listing(given)}. Give data like its own."
+        )
     graphs = model.graphs()
     for role in manifest.graphs:
         if role not in graphs or model.interface.signature(role) != manifest.signature(role):

@@ -41,6 +41,8 @@ TOYS = {
     "swiss_roll": Toy(datasets.make_swiss_roll, 0.5, labelled=False),
     "s_curve": Toy(datasets.make_s_curve, 0.05, labelled=False),
 }
+POSITION = ("position",)
+"""What a set without classes knows of each row: how far along the curve it lies."""
 TABLES = {
     "iris": datasets.load_iris,
     "wine": datasets.load_wine,
@@ -52,6 +54,7 @@ def read(
     source: str,
     *,
     label: str | None,
+    context: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
     rows: int | None,
     noise: float | None,
@@ -62,7 +65,8 @@ def read(
     Args:
         source: `sklearn:NAME`, `openml:NAME`, or a path: a file or a folder of images.
         label: Column or key of the classes. None: what the source itself calls its classes.
-        columns: Which columns of a table, in order. None: all but the label.
+        context: Columns or keys of the numbers that a model is told. None: there are none.
+        columns: Which columns of a table, in order. None: all but the label and the context.
         rows: How many to generate, where the set is generated. Others are read whole.
         noise: Of a generated set. None: the set's own.
         seed: Of a generated set.
@@ -73,13 +77,13 @@ def read(
     scheme, _, name = source.partition(":")
     if scheme == "sklearn" and name in TOYS:
         _refuse(source, label=label, columns=columns)
-        return _toy(name, rows=rows, noise=noise, seed=seed)
+        return _toy(name, context=context, rows=rows, noise=noise, seed=seed)
     _refuse(source, noise=noise)
     if scheme == "sklearn":
         _refuse(source, label=label)
-        return _built_in(name, columns)
+        return _built_in(name, context, columns)
     if scheme == "openml":
-        return _openml(name, label=label, columns=columns)
+        return _openml(name, label=label, context=context, columns=columns)
     path = Path(source)
     if not path.exists():
         raise DataInvalid(
@@ -87,14 +91,21 @@ def read(
             f"at the current directory), sklearn:NAME or openml:NAME"
         )
     if path.is_dir():
-        _refuse(source, label=label, columns=columns)
+        _refuse(source, label=label, context=context, columns=columns)
         return read_folder(path)
     if path.suffix in (".npy", ".npz"):
         _refuse(source, columns=columns)
-        return read_archive(path, label)
+        return read_archive(path, label, context)
     if path.suffix in (".csv", ".parquet"):
         frame = read_file(path)
-        return read_table(frame, source=source, title=path.name, label=label, columns=columns)
+        return read_table(
+            frame,
+            source=source,
+            title=path.name,
+            label=label,
+            context=context,
+            columns=columns,
+        )
     raise DataInvalid(
         f"{source}: cannot read '{path.suffix}' files; give .npy, .npz, .csv, .parquet or a "
         f"folder of images"
@@ -108,23 +119,40 @@ def _refuse(source: str, **options: object) -> None:
             raise DataInvalid(f"{source}: the option '{name}' does not apply here; leave it out")
 
 
-def _toy(name: str, *, rows: int | None, noise: float | None, seed: int) -> Raw:
+def _toy(
+    name: str,
+    *,
+    context: tuple[str, ...] | None,
+    rows: int | None,
+    noise: float | None,
+    seed: int,
+) -> Raw:
     """Return freshly generated rows of one of scikit-learn's `make_` sets."""
-    toy = TOYS[name]
+    toy, source = TOYS[name], f"sklearn:{name}"
+    if toy.labelled:
+        _refuse(source, context=context)
+    elif context not in (None, POSITION):
+        raise DataInvalid(f"{source}: its context is {list(POSITION)}; got {list(context)}")
     x, label = toy.make(
         n_samples=GENERATED_ROWS if rows is None else rows,
         noise=toy.noise if noise is None else noise,
         random_state=seed,
     )
-    classes = label if toy.labelled else None
-    return Raw(x, source=f"sklearn:{name}", title=f"scikit-learn {name}", label=classes)
+    return Raw(
+        x,
+        source=source,
+        title=f"scikit-learn {name}",
+        label=label if toy.labelled else None,
+        context=label[:, None] if context else None,
+        context_names=context or (),
+    )
 
 
-def _built_in(name: str, columns: tuple[str, ...] | None) -> Raw:
+def _built_in(name: str, context: tuple[str, ...] | None, columns: tuple[str, ...] | None) -> Raw:
     """Return one of the sets that scikit-learn carries."""
     source, title = f"sklearn:{name}", f"scikit-learn {name}"
     if name == "digits":
-        _refuse(source, columns=columns)
+        _refuse(source, context=context, columns=columns)
         digits = datasets.load_digits()
         x = digits.images.astype(np.uint8)
         return Raw(x, source=source, title=title, label=digits.target, levels=17)
@@ -134,11 +162,23 @@ def _built_in(name: str, columns: tuple[str, ...] | None) -> Raw:
     bunch = TABLES[name](as_frame=True)
     names = tuple(map(str, bunch.target_names))
     return read_table(
-        bunch.frame, source=source, title=title, label="target", columns=columns, names=names
+        bunch.frame,
+        source=source,
+        title=title,
+        label="target",
+        context=context,
+        columns=columns,
+        names=names,
     )
 
 
-def _openml(name: str, *, label: str | None, columns: tuple[str, ...] | None) -> Raw:
+def _openml(
+    name: str,
+    *,
+    label: str | None,
+    context: tuple[str, ...] | None,
+    columns: tuple[str, ...] | None,
+) -> Raw:
     """Return a set of openml.org. Its own target is the label where it is categorical."""
     source = f"openml:{name}"
     try:
@@ -152,5 +192,10 @@ def _openml(name: str, *, label: str | None, columns: tuple[str, ...] | None) ->
     if label is None and target is not None and not pd.api.types.is_numeric_dtype(bunch.target):
         label = str(target)
     return read_table(
-        bunch.frame, source=source, title=f"OpenML {name}", label=label, columns=columns
+        bunch.frame,
+        source=source,
+        title=f"OpenML {name}",
+        label=label,
+        context=context,
+        columns=columns,
     )

@@ -52,17 +52,21 @@ def read_table(
     source: str,
     title: str,
     label: str | None,
+    context: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
     names: tuple[str, ...] | None = None,
 ) -> Raw:
-    """Return the wanted columns of a table as float64, and its label column apart.
+    """Return the wanted columns of a table as float64, its label and context columns apart.
 
     Raises:
         DataInvalid: A column is missing, named twice or not numeric, or a label is missing.
     """
     frame = frame.rename(columns=str).reset_index(drop=True)
-    chosen = [name for name in frame.columns if name != label] if columns is None else [*columns]
-    wanted = chosen if label is None else [*chosen, label]
+    told, apart = [*(context or ())], [*(context or ()), *([] if label is None else [label])]
+    chosen = (
+        [name for name in frame.columns if name not in apart] if columns is None else [*columns]
+    )
+    wanted = [*chosen, *apart]
     for name in wanted:
         if name not in frame.columns:
             listing = ", ".join(frame.columns[:20])
@@ -70,8 +74,10 @@ def read_table(
         if wanted.count(name) > 1:
             raise DataInvalid(f"{source}: column '{name}' is named twice; name it once")
     if not chosen:
-        raise DataInvalid(f"{source}: no columns are left beside the label; name other columns")
-    for name in chosen:
+        raise DataInvalid(
+            f"{source}: no columns are left beside the label and the context; name other columns"
+        )
+    for name in (*chosen, *told):
         _require_numeric(frame[name], source)
     return Raw(
         frame[chosen].to_numpy(dtype=np.float64, na_value=np.nan),
@@ -79,6 +85,8 @@ def read_table(
         title=title,
         label=None if label is None else _classes(frame[label], source),
         label_key=label or "label",
+        context=frame[told].to_numpy(dtype=np.float64, na_value=np.nan) if told else None,
+        context_names=tuple(told),
         names=names,
         columns=tuple(chosen),
     )

@@ -44,6 +44,9 @@ def _example(
         return np.resize(events[:GOLDEN_ROWS], shape).astype(np.float32)
     if spec.name == "label":
         return np.arange(GOLDEN_ROWS, dtype=np.int64) % len(interface.labels or ())
+    if spec.name == "context" and interface.context:
+        ends = interface.context.minimum, interface.context.maximum
+        return rng.uniform(*ends, shape).astype(np.float32)
     if spec.name == "t":
         return np.linspace(0, 1, GOLDEN_ROWS, dtype=np.float32)
     if spec.name == "rate":

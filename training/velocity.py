@@ -1,4 +1,4 @@
-"""The networks of continuous flows: dw/dt at a place and a time, of a class or of none.
+"""The networks of continuous flows: dw/dt at a place and a time, of what is told or of nothing.
 
 Smooth throughout, because a solver's error depends on derivatives of what it solves; and without
 normalisation, so that no row depends on its neighbours. Every network starts as v = 0.
@@ -8,18 +8,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from training.conditioner import dense
-from training.networks import ResidualBlock, halvings, one_hot, pyramid
+from training.networks import ResidualBlock, halvings, pyramid
 
 FREQUENCIES = 8
 """Waves in which a network sees the time: half a wave to four. A guess; more of them, of which no
 velocity needs so many, would make it wiggle in between."""
 CODE = 64
-"""Numbers that tell each block of an image's network the time and the class. A guess."""
+"""Numbers that tell each block of an image's network the time and the rest. A guess."""
 
 
 def waves(t: Float[Tensor, " batch"]) -> Float[Tensor, "batch waves"]:
@@ -35,19 +35,18 @@ def waves(t: Float[Tensor, " batch"]) -> Float[Tensor, "batch waves"]:
 
 
 class Velocity(nn.Module):
-    """v(w, t): a network that is told the time and, if there are classes, the label.
+    """v(w, t): a network that is told the time and, if there is more to tell, that.
 
     Args:
         shape: Of one w: a number of features, or (channels, height, width) of an image.
         width: Hidden units, or channels of the finest level.
         depth: Residual blocks, of an image on each level on either side.
-        classes: How many labels there are; 0 for none.
+        told: How many numbers it is told beside the time.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, classes: int) -> None:
+    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, told: int) -> None:
         super().__init__()
-        self.classes = classes
-        context = 2 * FREQUENCIES + classes
+        context = 2 * FREQUENCIES + told
         if len(shape) == 1:
             self.network: nn.Module = dense(
                 known=shape[0],
@@ -64,12 +63,12 @@ class Velocity(nn.Module):
         self,
         w: Float[Tensor, "batch ..."],
         t: Float[Tensor, " batch"],
-        label: Int[Tensor, " batch"] | None = None,
+        told: Float[Tensor, "batch told"] | None = None,
     ) -> Float[Tensor, "batch ..."]:
         """Return dw/dt."""
         context = waves(t)
-        if label is not None:
-            context = torch.cat((context, one_hot(label, self.classes, like=context)), dim=1)
+        if told is not None:
+            context = torch.cat((context, told.to(context)), dim=1)
         velocity: Tensor = self.network(w, context)
         return velocity.to(w.dtype)
 

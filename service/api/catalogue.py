@@ -86,7 +86,8 @@ def _summary(model: Model) -> dict[str, Any]:
     engine, manifest = model.engine, model.engine.manifest
     figures = [figure.model_dump(mode="json", exclude={"values"}) for figure in manifest.evaluation]
     about = (
-        "title", "family", "event", "latent", "labels", "observation", "posterior", "density",
+        "title", "family", "event", "latent", "labels", "context", "observation", "posterior",
+        "density",
     )  # fmt: skip
     return {
         **summary,

@@ -86,7 +86,7 @@ def _drawing(call: schemas.Sample, *, seed: int, output: operations.Picture) -> 
         n=call.n,
         seed=seed,
         start=call.start,
-        label=call.label,
+        condition=call.condition,
         temperature=call.temperature,
         observation=call.observation,
         include=call.include,
@@ -223,7 +223,9 @@ async def decode(request: Request) -> Response:
     here.check_steps_of_solver(call.steps)
     here.check_path(engine, method, len(z))
     async with here.patience(request):
-        answer = await operations.decode(engine, z, label=call.label, output=output, method=method)
+        answer = await operations.decode(
+            engine, z, condition=call.condition, output=output, method=method
+        )
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, **answer}, output, context.headers(engine))
     return await answers.write(result, media_type, columns=call.columns)

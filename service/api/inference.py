@@ -88,7 +88,7 @@ async def encode(request: Request) -> Response:
     reading = await _read(
         request, schemas.Encode, lambda manifest, _: operations.require(manifest, "encode")
     )
-    engine, draws, label = reading.engine, reading.call.draws, reading.call.label
+    engine, draws = reading.engine, reading.call.draws
     method = _method(reading)
     reading.here.check_values(engine, len(reading.x), field="x")
     reading.here.check_path(engine, method, len(reading.x))
@@ -97,7 +97,12 @@ async def encode(request: Request) -> Response:
         reading.here.check_values(engine, len(reading.x) * draws, field="draws")
     async with reading.here.patience(request):
         answer = await operations.encode(
-            engine, reading.x, draws=draws, seed=reading.seed, label=label, method=method
+            engine,
+            reading.x,
+            draws=draws,
+            seed=reading.seed,
+            condition=reading.call.condition,
+            method=method,
         )
     z, log_abs_det = answer.pop("z"), answer.pop("log_abs_det", None)
     fields = {"z": z, "posterior": answer or None, "log_abs_det": log_abs_det}
@@ -153,7 +158,7 @@ async def log_density(request: Request) -> Response:
             reading.x,
             draws=draws,
             seed=reading.seed,
-            label=call.label,
+            condition=call.condition,
             estimator=estimator,
             method=method,
         )
@@ -189,7 +194,7 @@ async def elbo(request: Request) -> Response:
     """Return the evidence lower bound of given x."""
     reading = await _read(request, schemas.Elbo, _require_elbo)
     engine, x, call, seed = reading.engine, reading.x, reading.call, reading.seed
-    draws, label, steps = call.draws or DEFAULT_DRAWS, call.label, call.refine
+    draws, condition, steps = call.draws or DEFAULT_DRAWS, call.condition, call.refine
     reading.here.check_draws(len(x), draws)
     amortised = None
     if steps:
@@ -198,10 +203,10 @@ async def elbo(request: Request) -> Response:
     async with reading.here.patience(request):
         if steps:
             answer, amortised = await operations.refined_elbo(
-                engine, x, steps=steps, draws=draws, seed=seed, label=label
+                engine, x, steps=steps, draws=draws, seed=seed, condition=condition
             )
         else:
-            answer = await operations.elbo(engine, x, draws=draws, seed=seed, label=label)
+            answer = await operations.elbo(engine, x, draws=draws, seed=seed, condition=condition)
     fields = {
         **_parts(answer),
         "unit": "nats",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
+from service.condition import Condition
 from service.errors import InputInvalid
 from service.interface import Estimator, Solver
 from service.operations import Extra, Observation
@@ -20,6 +21,9 @@ MAX_COLUMNS = 64
 Label = Annotated[int, Field(ge=0, lt=2**31)]
 Labels = Label | Annotated[list[Label], Field(fail_fast=True)]
 """One class for every row, or one for each. Of a list with a million errors, the first will do."""
+Numbers = Annotated[list[float], Field(fail_fast=True)]
+Contexts = Numbers | Annotated[list[Numbers], Field(fail_fast=True)]
+"""The numbers of every row, or of each."""
 
 
 class Parameters(BaseModel):
@@ -60,21 +64,36 @@ class Solved(Parameters):
     )
 
 
-class Estimated(Seeded):
+class Told(Parameters):
+    """A call on rows that a conditional model is told of."""
+
+    label: Labels | None = Field(
+        None, description="Class of every row, or one for each. Needed where a model has labels."
+    )
+    context: Contexts | None = Field(
+        None,
+        description="Numbers of every row, or one list of them for each. Needed where a model has "
+        "a `context`, which names them.",
+    )
+
+    @property
+    def condition(self) -> Condition:
+        """What is said of the rows."""
+        return Condition(self.label, self.context)
+
+
+class Estimated(Told, Seeded):
     """A call on rows x that may be a Monte-Carlo estimate."""
 
     tensor: ClassVar[str | None] = "x"
 
     x: Any = Field(None, description="Events, shape (n, *event.shape).")
-    label: Labels | None = Field(
-        None, description="Class of every row, or one for each. Needed where a model has labels."
-    )
     draws: int | None = Field(
         None, ge=1, le=noise.DRAWS, description="Monte-Carlo draws for each row. Default 64."
     )
 
 
-class Sample(Solved, Seeded):
+class Sample(Solved, Told, Seeded):
     """Rows start .. start + n - 1 of a seed."""
 
     n: int = Field(1, ge=1, description="How many rows.")
@@ -98,15 +117,12 @@ class Sample(Solved, Seeded):
     )
 
 
-class Decode(Solved):
+class Decode(Solved, Told):
     """x of given z."""
 
     tensor: ClassVar[str | None] = "z"
 
     z: Any = Field(None, description="Latents, shape (n, *latent.shape).")
-    label: Labels | None = Field(
-        None, description="Class of every row, or one for each. Needed where a model has labels."
-    )
     columns: int | None = Field(
         None, ge=1, le=MAX_COLUMNS, description="Of a PNG grid. Default: 8, or n if that is less."
     )
@@ -158,7 +174,7 @@ def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
     for name, text in pairs:
         if name in values:
             raise InputInvalid(f"field '{name}': it is given twice in the query.", field=name)
-        is_list = name == "include" or (name == "label" and "," in text)
+        is_list = name in ("include", "context") or (name == "label" and "," in text)
         values[name] = text.split(",") if is_list else text
     return _validate(schema, values, strict=False)
 
@@ -218,8 +234,9 @@ def _named(error: ValidationError) -> InputInvalid:
     expected = dict.fromkeys(
         each["msg"].removeprefix("Input should be ").partition(", unable")[0] for each in about
     )
+    deepest = max(about, key=lambda each: len(each["loc"]))
     return InputInvalid(
-        f"field '{field}': expected {' or '.join(expected)}; got {_short(about[0]['input'])}.",
+        f"field '{field}': expected {' or '.join(expected)}; got {_short(deepest['input'])}.",
         field=field,
     )
 

@@ -16,6 +16,7 @@ import { featureNames } from "./scatter.js";
 export function controlsOf(view, model, go) {
   const made = [seedField(view, go)];
   if (model.labels) made.push(labelField(view, model.labels, go));
+  if (model.context) made.push(...contextFields(view, model.context, go));
   if (model.observation) made.push(observationField(view, go));
   made.push(temperatureField(view, go));
   if (model.ode) made.push(stepsField(view, model.ode, go));
@@ -47,6 +48,36 @@ function seedField(view, go) {
 function labelField(view, labels, go) {
   const options = [["", "any"], ...numbered(labels)];
   return field("Label", select(options, view.label ?? "", (value) => go({ label: value || null })));
+}
+
+/**
+ * Return a slider for each number that the model is told, over its range in training.
+ * @param {import("./view.js").View} view
+ * @param {import("./models.js").Context} context
+ * @param {Go} go
+ */
+function contextFields(view, { names, minimum, maximum }, go) {
+  const given = (view.context ?? "").split(",");
+  return names.map((name, index) => {
+    const short = (/** @type {number} */ value) => String(Number(value.toPrecision(4)));
+    const shown = element("output", {}, short(Number(given[index])));
+    const slider = element("input", {
+      type: "range",
+      min: String(minimum[index]),
+      max: String(maximum[index]),
+      step: String((maximum[index] - minimum[index]) / 200),
+      value: given[index] ?? "",
+      title: `The model was trained from ${short(minimum[index])} to ${short(maximum[index])}`,
+      oninput: (/** @type {Event} */ event) => {
+        shown.textContent = short(Number(/** @type {HTMLInputElement} */ (event.target).value));
+      },
+      onchange: (/** @type {Event} */ event) => {
+        const typed = /** @type {HTMLInputElement} */ (event.target).value;
+        go({ context: names.map((_, k) => (k === index ? typed : given[k])).join(",") });
+      },
+    });
+    return field(`Given ${name}`, slider, shown);
+  });
 }
 
 /** @param {import("./view.js").View} view @param {Go} go */

@@ -5,7 +5,15 @@ import { openCloser } from "./closer.js";
 import { controlsOf } from "./controls.js";
 import { byId, element, notice, replaceChildren } from "./elements.js";
 import { IMAGES_A_PAGE, grid } from "./grid.js";
-import { figuresTable, firstToShow, modelItems, reason, revealChosen, summary } from "./models.js";
+import {
+  figuresTable,
+  firstToShow,
+  middle,
+  modelItems,
+  reason,
+  revealChosen,
+  summary,
+} from "./models.js";
 import {
   POINTS_A_PAGE,
   describePlot,
@@ -89,6 +97,10 @@ function render() {
   renderAbout(model);
   if (!ready) {
     renderAbsence(model);
+    return;
+  }
+  if (model.context && state.view.context === null) {
+    go({ context: middle(model.context) }, "replace");
     return;
   }
   replaceChildren(byId("controls"), controlsOf(state.view, model, go));

@@ -10,12 +10,20 @@ import { queryFromView, viewOfModel } from "./view.js";
  */
 
 /**
+ * @typedef {object} Context  Numbers that a model is told, and their range in training.
+ * @property {string[]} names
+ * @property {number[]} minimum
+ * @property {number[]} maximum
+ */
+
+/**
  * @typedef {object} Model
  * @property {string} name
  * @property {string} title
  * @property {string} family
  * @property {{kind: "vector" | "image", shape: number[], features: string[]}} event
  * @property {string[] | null} labels
+ * @property {Context | null} context
  * @property {string | null} observation
  * @property {Ode | null} ode  Of a continuous flow.
  * @property {string[]} capabilities
@@ -113,6 +121,11 @@ export function reason(model) {
     .join(" ");
 }
 
+/** Return the middle of each number's range, as an address has it. @param {Context} context */
+export function middle({ minimum, maximum }) {
+  return minimum.map((low, index) => String((low + maximum[index]) / 2)).join(",");
+}
+
 /** @param {Model} model */
 function abilities(model) {
   const named = Object.entries(ABILITIES).filter(([name]) => model.capabilities.includes(name));
@@ -120,7 +133,7 @@ function abilities(model) {
 }
 
 /** Return a line on what a model makes. @param {Model} model */
-export function summary({ name, family, event, labels, version }) {
+export function summary({ name, family, event, labels, context, version }) {
   const [channels, height, width] = event.shape;
   const colour = channels === 3 ? "colour" : "grey";
   const made =
@@ -128,7 +141,8 @@ export function summary({ name, family, event, labels, version }) {
       ? `${colour} images of ${width} × ${height} pixels`
       : `${event.shape[0]} number${event.shape[0] === 1 ? "" : "s"} a sample`;
   const classes = labels ? `${labels.length} labels` : null;
-  const said = [`${name}, version ${version}`, familyName(family), made, classes];
+  const given = context ? `given ${context.names.join(", ")}` : null;
+  const said = [`${name}, version ${version}`, familyName(family), made, classes, given];
   return said.filter(Boolean).join(" · ");
 }
 

@@ -1,8 +1,8 @@
 /**
  * What the page shows, as one object, and the same thing as an address.
  *
- * Values that only the service can judge (seed, version, label, temperature, steps) stay the text of
- * the address: seeds go beyond what a JavaScript number can hold, and a bad one gets the service's
+ * Values that only the service can judge (seed, version, label, context, temperature, steps) stay the
+ * text of the address: seeds go beyond what a JavaScript number can hold, and a bad one gets the service's
  * own sentence.
  */
 
@@ -13,6 +13,8 @@
  * @property {string} seed
  * @property {number} start  First row.
  * @property {string | null} label  Index of a class; null: drawn from the seed.
+ * @property {string | null} context  Numbers of a model that is told some, separated by commas; null:
+ *   the middle of their range.
  * @property {string} temperature  Factor on the noise.
  * @property {string | null} observation  "draw", or null for the model's mean.
  * @property {string | null} steps  Of a continuous flow's solver; null: its own number.
@@ -34,6 +36,7 @@ export const DEFAULTS = Object.freeze({
   seed: "7",
   start: 0,
   label: null,
+  context: null,
   temperature: "1",
   observation: null,
   steps: null,
@@ -80,9 +83,9 @@ export function viewOfModel(view, model) {
  * @returns {string}
  */
 export function samplePath(view, { start, n, columns }) {
-  const { model, version, seed, label, observation, steps } = view;
+  const { model, version, seed, label, context, observation, steps } = view;
   const temperature = view.temperature === DEFAULTS.temperature ? null : view.temperature;
-  const address = { model, version, seed, start, n, label };
+  const address = { model, version, seed, start, n, label, context };
   const wanted = { ...address, temperature, observation, steps, columns };
   const said = Object.entries(wanted).filter(([, value]) => value !== null && value !== undefined);
   return "sample?" + new URLSearchParams(said.map(([key, value]) => [key, String(value)]));

@@ -11,6 +11,7 @@ import pytest
 from service import bundle, ode, operations, sampling
 from service.batching import Batcher
 from service.bundle import Bundle
+from service.condition import Condition
 from service.engine import Engine
 from service.interface import Event, Role
 from service.session import Device
@@ -128,14 +129,14 @@ def test_a_flow_returns_to_where_it_began(shipped: tuple[Bundle, Engine]) -> Non
     if not read.manifest.family.endswith("flow"):
         pytest.skip("only a flow goes both ways exactly")
     event = read.manifest.event
-    label = [row % 10 for row in range(64)] if read.manifest.labels else None
-    drawing = sampling.Drawing(n=64, seed=3, label=label)
+    told = Condition([row % 10 for row in range(64)] if read.manifest.labels else None)
+    drawing = sampling.Drawing(n=64, seed=3, condition=told)
     x = _on_levels(asyncio.run(sampling.sample(engine, drawing))["x"], event)
     # What is solved in steps returns as exactly as those are fine.
     fine = ode.Method("rk4", 100) if read.manifest.ode else None
-    code = operations.encode(engine, x, draws=None, seed=0, label=label, method=fine)
+    code = operations.encode(engine, x, draws=None, seed=0, condition=told, method=fine)
     z = asyncio.run(code)["z"]
-    again = asyncio.run(operations.decode(engine, z, label=label, method=fine))["x"]
+    again = asyncio.run(operations.decode(engine, z, condition=told, method=fine))["x"]
     if event.levels is None:
         np.testing.assert_allclose(again, x, atol=1e-4)
         return

@@ -13,6 +13,7 @@ import pytest
 from service import bundle, calls, noise, ode, operations, sampling
 from service.batching import Batcher
 from service.calls import Answer
+from service.condition import Condition
 from service.engine import Engine
 from service.errors import BundleInvalid, InputInvalid
 from service.interface import MAX_STEPS, Density, Role, Solver
@@ -68,7 +69,7 @@ def drift(tmp_path_factory: pytest.TempPathFactory, batcher: Batcher) -> Engine:
 
 
 def decode(engine: Engine, z: Array, method: Method, *, label: list[int] | None = None) -> Floats:
-    answer = asyncio.run(operations.decode(engine, z, method=method, label=label))
+    answer = asyncio.run(operations.decode(engine, z, method=method, condition=Condition(label)))
     return np.asarray(answer["x"], dtype=np.float64)
 
 
@@ -140,7 +141,9 @@ def test_hutchinson_takes_the_noise_of_its_draws_and_keeps_a_direction(drift: En
     """The field is linear, so that the estimate of each path is known as well."""
     method, draws = Method("rk4", 30), 8
     answer = asyncio.run(
-        operations.log_density(drift, IMAGES, draws=draws, seed=3, label=LABELS, method=method)
+        operations.log_density(
+            drift, IMAGES, draws=draws, seed=3, condition=Condition(LABELS), method=method
+        )
     )
     found = np.empty((5, draws))
     for row in range(5):
@@ -160,7 +163,7 @@ def test_hutchinson_takes_the_noise_of_its_draws_and_keeps_a_direction(drift: En
 def test_hutchinson_is_right_on_average(drift: Engine) -> None:
     answer = asyncio.run(
         operations.log_density(
-            drift, IMAGES, draws=4000, seed=1, label=LABELS, method=Method("rk4", 8)
+            drift, IMAGES, draws=4000, seed=1, condition=Condition(LABELS), method=Method("rk4", 8)
         )
     )
     rng = np.random.default_rng(2)
@@ -176,7 +179,12 @@ def test_windows_of_draws_do_not_show(drift: Engine, monkeypatch: pytest.MonkeyP
     def ask() -> Answer:
         return asyncio.run(
             operations.log_density(
-                drift, IMAGES, draws=100, seed=1, label=LABELS, method=Method("euler", 2)
+                drift,
+                IMAGES,
+                draws=100,
+                seed=1,
+                condition=Condition(LABELS),
+                method=Method("euler", 2),
             )
         )
 
@@ -189,7 +197,9 @@ def test_windows_of_draws_do_not_show(drift: Engine, monkeypatch: pytest.MonkeyP
 def test_codes_of_an_image_go_by_the_noise_of_the_seed(drift: Engine) -> None:
     def ask(seed: int) -> Answer:
         return asyncio.run(
-            operations.encode(drift, IMAGES, draws=None, seed=seed, label=LABELS, method=FINE)
+            operations.encode(
+                drift, IMAGES, draws=None, seed=seed, condition=Condition(LABELS), method=FINE
+            )
         )
 
     answer, other = ask(0), ask(1)
@@ -271,8 +281,12 @@ def test_pieces_do_not_show_and_the_row_at_fault_is_that_of_the_call(
     async def ask() -> list[Array]:
         drawing = Drawing(n=50, seed=4, steps=3, include=("log_density",))
         sampled = await sampling.sample(spiral, drawing)
-        code = await operations.encode(drift, IMAGES, draws=None, seed=1, label=LABELS)
-        density = await operations.log_density(drift, IMAGES, draws=20, seed=1, label=LABELS)
+        code = await operations.encode(
+            drift, IMAGES, draws=None, seed=1, condition=Condition(LABELS)
+        )
+        density = await operations.log_density(
+            drift, IMAGES, draws=20, seed=1, condition=Condition(LABELS)
+        )
         return [sampled["x"], sampled["log_density"], code["z"], density["log_density"]]
 
     whole = asyncio.run(ask())

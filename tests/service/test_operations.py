@@ -15,6 +15,7 @@ import pytest
 from service import bundle, noise, operations, sampling
 from service.batching import Batcher
 from service.calls import Answer
+from service.condition import Condition
 from service.engine import Engine
 from service.errors import CapabilityMissing, EngineFailed, InputInvalid
 from service.feeds import Draws, Noise
@@ -231,9 +232,11 @@ def test_flow_with_labels_is_asked_with_them_and_samples_with_their_density(
         engine = Engine(bundle.read(labelled.publish(tmp_path)), Device("cpu"), batcher=batcher)
         drawing = sampling.Drawing(n=20, seed=1, include=["z", "label", "log_density"])
         drawn = asyncio.run(sampling.sample(engine, drawing))
-        asked = {"draws": None, "seed": 0, "label": drawn["label"].tolist()}
-        density = asyncio.run(operations.log_density(engine, drawn["x"], **asked))
-        code = asyncio.run(operations.encode(engine, drawn["x"], **asked))
+        told = Condition(drawn["label"].tolist())
+        density, code = (
+            asyncio.run(ask(engine, drawn["x"], draws=None, seed=0, condition=told))
+            for ask in (operations.log_density, operations.encode)
+        )
         with pytest.raises(InputInvalid, match="'label': affine needs one, 0 to 1"):
             asyncio.run(operations.encode(engine, drawn["x"], draws=None, seed=0))
     np.testing.assert_array_equal(density["log_density"], drawn["log_density"])
@@ -265,7 +268,7 @@ def test_each_draw_of_a_dequantised_event_has_its_label(tmp_path: Path) -> None:
     with closing(Batcher(devices=1)) as batcher:
         engine = Engine(bundle.read(told.publish(tmp_path)), Device("cpu"), batcher=batcher)
         ask = partial(operations.log_density, engine, x, draws=33, seed=1)
-        plain, other = (asyncio.run(ask(label=label)) for label in (0, [2, 0, 1]))
+        plain, other = (asyncio.run(ask(condition=Condition(label))) for label in (0, [2, 0, 1]))
     difference = other["log_density"] - plain["log_density"]
     np.testing.assert_allclose(difference, [2, 0, 1], atol=1e-4)
 
@@ -306,7 +309,7 @@ def test_row_of_z_whose_answer_is_nan_is_named_in_every_format(
 ) -> None:
     z = np.array([[0, 0], [NAN, 0]], np.float32)
     with pytest.raises(InputInvalid, match="'z': row 1 is too large for tiles"):
-        asyncio.run(operations.decode(engines["tiles"], z, label=0, output=output))
+        asyncio.run(operations.decode(engines["tiles"], z, condition=Condition(0), output=output))
 
 
 @pytest.mark.parametrize("output", ["x", "pixels"])
@@ -314,7 +317,7 @@ def test_sample_that_is_nan_is_our_own_fault_in_every_format(
     engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, output: Literal["x", "pixels"]
 ) -> None:
     monkeypatch.setattr(noise, "uniform", lambda *_, rows, size, **__: np.full((rows, size), NAN))
-    drawing = sampling.Drawing(n=2, seed=0, label=0, outputs=[output])
+    drawing = sampling.Drawing(n=2, seed=0, condition=Condition(0), outputs=[output])
     with pytest.raises(EngineFailed, match="tiles: decode answered NaN in 'x'"):
         asyncio.run(sampling.sample(engines["tiles"], drawing))
 

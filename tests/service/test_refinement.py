@@ -13,6 +13,7 @@ import pytest
 from service import bundle, calls, noise, operations, refinement, sampling
 from service.batching import Batcher
 from service.calls import Answer, Events
+from service.condition import Condition
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Given
@@ -44,7 +45,9 @@ def served(tiny: Tiny, folder: Path, batcher: Batcher, *, rows: int = 64) -> Eng
 def bounds(engine: Engine, *, steps: int, draws: int, label: list[int] | None = None) -> Answer:
     """Return the refined bound of X, with what its elbo gained."""
     after, before = asyncio.run(
-        operations.refined_elbo(engine, X, steps=steps, draws=draws, seed=1, label=label)
+        operations.refined_elbo(
+            engine, X, steps=steps, draws=draws, seed=1, condition=Condition(label)
+        )
     )
     return {**after, "gain": after["elbo"] - before["elbo"]}
 
@@ -73,7 +76,7 @@ def test_steps_are_those_of_the_recipe_with_noise_of_their_own(
     engines: Engines, name: str, model: Factors
 ) -> None:
     labels = np.array(LABEL) if model is TWO_CLASSES else None
-    events = Events(X, None if labels is None else Given(labels))
+    events = Events(X, {} if labels is None else {"label": Given(labels)})
 
     async def ask() -> dict[str, np.ndarray]:
         q = await amortised(engines[name], events)
@@ -135,9 +138,13 @@ def test_bound_before_the_steps_is_that_of_the_encoder(engines: Engines) -> None
     for name in MOVED:
         label = LABEL if name == "lean-labels" else None
         _, before = asyncio.run(
-            operations.refined_elbo(engines[name], X, steps=1, draws=100, seed=1, label=label)
+            operations.refined_elbo(
+                engines[name], X, steps=1, draws=100, seed=1, condition=Condition(label)
+            )
         )
-        plain = asyncio.run(operations.elbo(engines[name], X, draws=100, seed=1, label=label))
+        plain = asyncio.run(
+            operations.elbo(engines[name], X, draws=100, seed=1, condition=Condition(label))
+        )
         for part, value in plain.items():
             np.testing.assert_allclose(before[part], value, rtol=1e-4, atol=1e-4, err_msg=part)
 
@@ -318,7 +325,12 @@ def test_density_of_a_label_is_that_of_its_class(engines: Engines, estimator: Es
     truth = TWO_CLASSES.log_density(X.astype(float), np.array(LABEL))
     answer = asyncio.run(
         operations.log_density(
-            engines["lean-labels"], X, draws=2000, seed=1, label=LABEL, estimator=estimator
+            engines["lean-labels"],
+            X,
+            draws=2000,
+            seed=1,
+            condition=Condition(LABEL),
+            estimator=estimator,
         )
     )
     near = answer["effective_sample_size"] > 100  # else the error is not to be believed
@@ -329,9 +341,13 @@ def test_density_of_a_label_is_that_of_its_class(engines: Engines, estimator: Es
 
 def test_bounds_and_codes_of_a_label_are_those_of_its_class(engines: Engines) -> None:
     labels = np.array(LABEL)
-    code = asyncio.run(operations.encode(engines["lean-labels"], X, draws=None, seed=1, label=1))
+    code = asyncio.run(
+        operations.encode(engines["lean-labels"], X, draws=None, seed=1, condition=Condition(1))
+    )
     np.testing.assert_allclose(code["mean"], TWO_CLASSES.mean(X.astype(float), 1), atol=1e-5)
-    bound = asyncio.run(operations.elbo(engines["lean-labels"], X, draws=1000, seed=1, label=LABEL))
+    bound = asyncio.run(
+        operations.elbo(engines["lean-labels"], X, draws=1000, seed=1, condition=Condition(LABEL))
+    )
     truth = TWO_CLASSES.log_density(X.astype(float), labels) - TWO_CLASSES.own_gap
     assert np.abs((bound["elbo"] - truth) / bound["standard_error"]).max() < 4.5
     answer = bounds(engines["lean-labels"], steps=150, draws=1000, label=LABEL)

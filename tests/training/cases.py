@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.interface import Event
+from service.interface import Context, Event
 from training.bbvi import BBVI, BBVIConfig
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch, Data, DataConfig, load
@@ -53,6 +53,8 @@ def of(
     event: Event | None = None,
     *,
     label: Tensor | None = None,
+    context: Tensor | None = None,
+    named: Context | None = None,
     mean: np.ndarray | None = None,
     std: np.ndarray | None = None,
 ) -> Data:
@@ -60,7 +62,7 @@ def of(
     if event is None:
         mean = x.mean(0).numpy() if mean is None else mean
         std = x.std(0).numpy() if std is None else std
-    batch = Batch(x, label)
+    batch = Batch(x, label, context)
     return Data(
         train=replace(batch, row=torch.arange(len(x))),
         validation=batch,
@@ -71,6 +73,7 @@ def of(
         std=std,
         description="made up",
         sha256="0" * 64,
+        context=named,
     )
 
 
@@ -107,6 +110,16 @@ def labelled(rows: int = 40, classes: int = 3) -> Data:
     generator = torch.Generator().manual_seed(1)
     label = torch.arange(rows) % classes
     return of(label[:, None] + torch.randn(rows, 2, generator=generator), label=label)
+
+
+def contextual(rows: int = 40) -> Data:
+    """Return two features whose mean and scale are the two numbers that each row is given."""
+    generator = torch.Generator().manual_seed(2)
+    low, high = torch.tensor([-3.0, 0.5]), torch.tensor([3.0, 2.0])
+    context = low + (high - low) * torch.rand(rows, 2, generator=generator)
+    x = context[:, :1] + context[:, 1:] * torch.randn(rows, 2, generator=generator)
+    named = Context(names=("where", "scale"), minimum=(-3.0, 0.5), maximum=(3.0, 2.0))
+    return of(x, context=context, named=named)
 
 
 def shaken(flow: Shaken, scale: float = 0.3) -> Shaken:
@@ -197,6 +210,11 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "flow of images with labels": lambda: _flow(images(classes=3), CONDITIONAL),
     "flow of features with labels": lambda: _flow(labelled(), CONDITIONAL),
     "flow of features by masked splines with labels": lambda: _flow(labelled(), MASKED_CONDITIONAL),
+    "flow of features with a context": lambda: _flow(contextual(), CONDITIONAL),
+    "flow of features by masked splines with a context": lambda: _flow(
+        contextual(), MASKED_CONDITIONAL
+    ),
+    "continuous flow with a context": lambda: _continuous(contextual(), MATCHING_CONDITIONAL),
     "proposal by the forward divergence": lambda: _proposal(integrand(), "forward-kl"),
     "proposal by the reverse divergence": lambda: _proposal(integrand(), "reverse-kl"),
     "proposal by the variance": lambda: _proposal(integrand(dimensions=3), "chi-square"),
@@ -236,6 +254,8 @@ EXPORTED = (
     "flow of features by masked splines",
     "flow of images with labels",
     "flow of features by masked splines with labels",
+    "flow of features with a context",
+    "continuous flow with a context",
     "proposal by the variance",
     "continuous flow with labels",
     "continuous flow of images",

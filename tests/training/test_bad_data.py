@@ -40,6 +40,9 @@ def refused(source: object, words: str, **options: object) -> None:
         ("sklearn:iris", "4 numbers cannot be viewed as \\[1, 3, 3\\].*9", {"shape": [3, 3]}),
         ("sklearn:digits", "images are \\[1, 8, 8\\].*'shape' is \\[4, 16\\]", {"shape": [4, 16]}),
         ("sklearn:digits", "expected images of whole numbers from 0 to 7", {"levels": 8}),
+        ("sklearn:moons", "'context' does not apply", {"context": ["position"]}),
+        ("sklearn:digits", "'context' does not apply", {"context": ["position"]}),
+        ("sklearn:s_curve", "its context is \\['position'\\]", {"context": ["t"]}),
         ("sklearn:iris", "test_tail = 150 leaves nothing to train on", {"test_tail": 150}),
         ("sklearn:iris", "3 rows or more in the test split; got 0", {"test_fraction": 0.001}),
         ("sklearn:iris", "3 rows or more in the test split; got 2", {"test_fraction": 0.012}),
@@ -102,6 +105,27 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"x": np.full((30, 4, 4), np.nan)},
         "30 images hold NaN.* the first is row 0",
         {},
+    ),
+    "no such context": ({"x": numbered()}, "no key 'c' with the context", {"context": ["c"]}),
+    "short context": (
+        {"x": numbered(), "c": np.zeros(99)},
+        "expected 'c' to be numbers of shape \\(100,\\) or \\(100, k\\); got float64 \\(99,\\)",
+        {"context": ["c"]},
+    ),
+    "context of text": (
+        {"x": numbered(), "c": np.full(100, "u")},
+        "expected 'c' to be numbers",
+        {"context": ["c"]},
+    ),
+    "unlike contexts": (
+        {
+            "x_train": numbered(),
+            "c_train": np.zeros((100, 2)),
+            "x_test": numbered(),
+            "c_test": np.zeros((100, 3)),
+        },
+        "rows of 'c' have 2, 3 numbers",
+        {"context": ["c"]},
     ),
     "black or binary": ({"x": grey() // 200}, "set levels = 2 for black and white", {}),
     "signed image": ({"x": grey() / 127.5 - 1}, "whole numbers from 0 to 255, or from 0 to 1", {}),
@@ -174,6 +198,28 @@ BAD_TABLES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"columns": ["a"], "label": "a"},
     ),
     "label only": ({"a": range(100)}, "no columns are left beside the label", {"label": "a"}),
+    "context only": ({"a": range(100)}, "left beside the label and the con", {"context": ["a"]}),
+    "no context": ({"a": range(100)}, "no column 'z'; choose among a", {"context": ["z"]}),
+    "context as feature": (
+        {"a": range(100)},
+        "column 'a' is named twice",
+        {"columns": ["a"], "context": ["a"]},
+    ),
+    "context of text": (
+        {"a": range(100), "c": ["u", "v"] * 50},
+        "column 'c' is not numeric",
+        {"context": ["c"]},
+    ),
+    "missing context": (
+        {"a": range(100), "c": [None, *range(99)]},
+        "context 'c' has 1 values that are missing .* row 0 ",
+        {"context": ["c"]},
+    ),
+    "constant context": (
+        {"a": range(100), "c": [3] * 100},
+        "context 'c' is constant \\(3 in every",
+        {"context": ["c"]},
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Flows that are told the label: a density for each, and each of them a density."""
+"""Flows that are told the label or a context: a density for each, and each of them a density."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.training.cases import images, labelled, shaken, vectors
+from tests.training.cases import contextual, images, labelled, shaken, vectors
+from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch, Data
 from training.flow import Flow, FlowConfig
 
@@ -87,6 +88,71 @@ def test_learned_density_given_the_label_ends_at_its_entropy() -> None:
     excess = excess - (0.5 * (x - label[:, None]).square().sum(1) + math.log(2 * math.pi))
     error = excess.std().item() / math.sqrt(len(excess))
     assert -4.5 * error <= excess.mean().item() <= 0.02 + 4.5 * error
+
+
+@every_layer
+def test_density_given_a_context_integrates_to_one_and_is_another(layer: str) -> None:
+    flow = flow_of(layer, contextual())
+    side = torch.linspace(-16, 16, 321, dtype=torch.float64)
+    grid, area = torch.cartesian_prod(side, side), float(side[1] - side[0]) ** 2
+    densities = []
+    for context in ((-3.0, 0.5), (0.1, 1.3), (3.0, 2.0)):
+        told = torch.tensor(context, dtype=torch.float64).expand(len(grid), -1)
+        densities.append(flow.log_density(grid, told).exp())
+        assert float(densities[-1].sum()) * area == pytest.approx(1, abs=2e-3)
+    for one, other in pairwise(densities):
+        assert float((one - other).abs().sum()) * area > 0.01
+
+
+def test_unit_of_a_context_is_of_no_consequence() -> None:
+    """It is standardised inside: degrees or radians, the same network sees the same numbers."""
+    data, unit = contextual(), torch.tensor([57.3, 1e-3])
+    context = data.test.context
+    assert context is not None
+    train, test = (replace(each, context=context * unit) for each in (data.train, data.test))
+    ours = flow_of("coupling", data)
+    theirs = flow_of("coupling", replace(data, train=train, validation=test, test=test))
+    x = data.test.x.double()
+    found = theirs.log_density(x, context.double() * unit.double())
+    torch.testing.assert_close(found, ours.log_density(x, context.double()), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["flow", "continuous-flow"])
+def test_learned_density_given_the_context_ends_at_its_entropy(family: str) -> None:
+    """Of all contexts together it would be more: their means and scales are apart."""
+    torch.manual_seed(0)
+    data = contextual(rows=6000)
+    model: Flow | ContinuousFlow
+    if family == "flow":
+        config = FlowConfig(transform="affine", layers=2, width=16, depth=1, conditional=True)
+        model = Flow(config, data).train()
+    else:
+        matching = ContinuousFlowConfig(width=32, depth=1, solver="rk4", steps=8, conditional=True)
+        model = ContinuousFlow(matching, data).train()
+    (turn,) = model.turns()
+    adam = torch.optim.Adam(turn.parameters, lr=0.01)
+    steps = 300 if family == "flow" else 1000
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    for _ in range(steps):
+        adam.zero_grad()
+        turn.loss(data.train[torch.randint(6000, (512,))])["loss"].backward()
+        adam.step()
+        schedule.step()
+    model.eval().requires_grad_(False)
+    context = torch.stack((torch.linspace(-3, 3, 9000), torch.linspace(2, 0.5, 9000)), dim=1)
+    where, scale = context[:, :1], context[:, 1:]
+    noise = torch.randn(9000, 2)
+    found = model.nats(Batch(where + scale * noise, context=context), 1)
+    exact = 0.5 * noise.square().sum(1) + math.log(2 * math.pi) + 2 * scale[:, 0].log()
+    excess = found["negative log-density"].values - exact
+    error = excess.std().item() / math.sqrt(len(excess))
+    assert -4.5 * error <= excess.mean().item() <= 0.03 + 4.5 * error
+
+
+def test_pairing_by_optimal_transport_of_a_context_is_refused() -> None:
+    config = ContinuousFlowConfig(pairing="optimal-transport", conditional=True)
+    with pytest.raises(ValueError, match=r"model\.pairing: optimal-transport pairs within a label"):
+        ContinuousFlow(config, contextual())
 
 
 def test_data_without_labels_is_refused() -> None:

@@ -192,6 +192,50 @@ def test_tables_give_the_named_columns_in_order(tmp_path: Path, suffix: str) -> 
     assert data(path, label="kind").event.features == ("a", "b", "c")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_context_is_apart_and_beside_its_row(tmp_path: Path, suffix: str) -> None:
+    path, rows = tmp_path / f"table{suffix}", numbered()
+    frame = pd.DataFrame(rows, columns=["a", "b", "c"])
+    match suffix:
+        case ".csv":
+            frame.to_csv(path, index=False)
+        case ".parquet":
+            frame.to_parquet(path)
+        case _:
+            np.savez(path, x=rows[:, :1], b=rows[:, 1], c=rows[:, 2:])
+    table = data(path, context=["c", "b"])
+    assert table.context is not None
+    assert table.context.names == ("c", "b")
+    assert table.event.shape == (1,)
+    for part in (table.train, table.validation, table.test):
+        assert part.context is not None
+        assert torch.equal(part.context[:, 0], part.x[:, 0] + 2000)
+        assert torch.equal(part.context[:, 1], part.x[:, 0] + 1000)
+        assert torch.equal(part[1:3].context, part.context[1:3])  # type: ignore[arg-type]
+    assert table.train.context is not None
+    assert table.context.minimum == tuple(table.train.context.min(0).values.tolist())
+    assert table.context.maximum == tuple(table.train.context.max(0).values.tolist())
+    assert data(path).sha256 != table.sha256
+
+
+def test_context_of_several_numbers_under_one_key_has_a_name_for_each(tmp_path: Path) -> None:
+    splits = {"x_train": numbered(60), "x_test": numbered(40)}
+    told = {"c_train": numbered(60)[:, :2], "c_test": numbered(40)[:, :2]}
+    found = data(save(tmp_path / "two.npz", **splits, **told), context=["c"])
+    assert found.context is not None
+    assert found.context.names == ("c1", "c2")
+    for part in (found.train, found.test):
+        assert part.context is not None
+        assert torch.equal(part.context, part.x[:, :2])
+
+
+def test_position_along_a_roll_is_its_context() -> None:
+    roll = data("sklearn:swiss_roll", rows=200, noise=0.0, context=["position"])
+    assert roll.test.context is not None
+    position = roll.test.context[:, 0]
+    torch.testing.assert_close(roll.test.x[:, 0], position * position.cos(), rtol=0, atol=1e-5)
+
+
 def test_whole_number_labels_are_named_without_decimals(tmp_path: Path) -> None:
     frame = pd.DataFrame(numbered(), columns=["a", "b", "c"]).assign(digit=[10, 9] * 50)
     frame.to_csv(tmp_path / "t.csv", index=False)

@@ -13,18 +13,18 @@ from training.velocity import Velocity
 FIELD = torch.tensor([[0.3, -1.2, 0.1], [0.8, -0.5, 0.4], [0.2, 0.6, 0.1]], dtype=torch.float64)
 
 
-def network(*shape: int, classes: int = 0) -> Velocity:
+def network(*shape: int, told: int = 0) -> Velocity:
     torch.manual_seed(0)
-    return shaken(Velocity(shape, width=4, depth=1, classes=classes)).double()
+    return shaken(Velocity(shape, width=4, depth=1, told=told)).double()
 
 
-def traces(field: Velocity, w: Tensor, t: Tensor, *label: Tensor) -> Tensor:
+def traces(field: Velocity, w: Tensor, t: Tensor, *told: Tensor) -> Tensor:
     """The trace of each row's Jacobian, one after the other."""
     found = []
     for row in range(len(w)):
-        told = [each[row : row + 1] for each in (t, *label)]
+        others = [each[row : row + 1] for each in (t, *told)]
         jacobian = torch.autograd.functional.jacobian(
-            lambda at, told=told: field(at[None], *told)[0], w[row], create_graph=True
+            lambda at, others=others: field(at[None], *others)[0], w[row], create_graph=True
         )
         found.append(jacobian.reshape(w[row].numel(), -1).trace())
     return torch.stack(found)
@@ -32,12 +32,12 @@ def traces(field: Velocity, w: Tensor, t: Tensor, *label: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shape", [(1,), (5,), (1, 8, 8), (3, 4, 5)])
 def test_exact_divergence_is_the_trace_of_the_jacobian(shape: tuple[int, ...]) -> None:
-    field = network(*shape, classes=3)
+    field = network(*shape, told=3)
     w, t = torch.randn(4, *shape, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
-    label = torch.tensor([0, 2, 1, 0])
-    velocity, divergence = exact(field, w, t, label, shape=shape)
-    assert (velocity - field(w, t, label)).abs().max() <= 1e-12
-    assert (divergence - traces(field, w, t, label)).abs().max() <= 1e-10
+    told = torch.randn(4, 3, dtype=torch.float64)
+    velocity, divergence = exact(field, w, t, told, shape=shape)
+    assert (velocity - field(w, t, told)).abs().max() <= 1e-12
+    assert (divergence - traces(field, w, t, told)).abs().max() <= 1e-10
 
 
 def test_exact_divergence_has_the_gradient_of_the_trace() -> None:

@@ -29,8 +29,10 @@ def answers(family: Family, *, rows: int = 5) -> dict[str, tuple[Tensor, ...]]:
 def samples(family: Family, *, rows: int) -> Tensor:
     """Events of random noise, the same each time, asked for by label where there are labels."""
     torch.manual_seed(7)
-    labels = family.interface.labels
+    labels, context = family.interface.labels, family.interface.context
     asked = torch.arange(rows) % len(labels) if labels else None
+    if context:
+        asked = torch.randn(rows, len(context.names))
     return family.decode(torch.randn(rows, *family.interface.latent.shape), asked)
 
 

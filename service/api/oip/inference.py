@@ -13,7 +13,8 @@ from service.api.context import Context
 from service.api.oip.models import ROWS, SAMPLE, Served
 from service.api.oip.parameters import DrawParameters, NoiseParameters, Parameters, SampleParameters
 from service.api.oip.wire import Call
-from service.calls import classes_of, run
+from service.calls import run
+from service.condition import Condition, classes_of
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.feeds import Draws, Noise, Source
@@ -92,7 +93,7 @@ async def _sample(here: Context, engine: Engine, call: Call, said: SampleParamet
         n=n,
         seed=seed,
         start=said.start,
-        label=said.label,
+        condition=Condition(said.label, _numbers(said.context)),
         temperature=said.temperature,
         observation=said.observation,
         include=extras,
@@ -104,6 +105,23 @@ async def _sample(here: Context, engine: Engine, call: Call, said: SampleParamet
     here.check_path(engine, ode.chosen(engine.manifest, said.solver, said.steps), n)
     arrays = await sampling.sample(engine, drawing)
     return Outcome(arrays, n, seed, said.start)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    """Return numbers that came separated by commas: a parameter of the protocol is no list.
+
+    Raises:
+        InputInvalid: They are none.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError as error:
+        raise InputInvalid(
+            f"parameter 'context': expected numbers separated by commas; got {text[:40]!r}.",
+            field="context",
+        ) from error
 
 
 def _rows_wanted(call: Call, said: SampleParameters) -> int:

@@ -52,7 +52,9 @@ class Served:
         manifest = self.engine.manifest
         if self.task == SAMPLE:
             inputs, outputs = manifest.signature("decode")
-            return Signature((ROWS,), (*outputs, *inputs), frozenset({ROWS.name}))
+            # Noise and labels may be the service's own; a context is always the client's.
+            made = (spec for spec in inputs if spec.name != "context")
+            return Signature((ROWS,), (*outputs, *made), frozenset({ROWS.name}))
         graph = manifest.graphs[self.task]
         inputs = tuple(map(_as_column, graph.inputs))
         # Where there is no other input, nothing else would say how many rows are wanted.

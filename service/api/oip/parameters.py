@@ -53,6 +53,11 @@ class SampleParameters(NoiseParameters):
     label: int | None = Field(
         None, ge=0, lt=2**31, description="Class of every row. Default: drawn from the seed."
     )
+    context: str | None = Field(
+        None,
+        description="Numbers of every row, separated by commas. Needed where a model has a "
+        "`context`, which names them.",
+    )
     temperature: float = Field(1.0, ge=0, le=2, description="Factor on z.")
     observation: Observation | None = Field(
         None, description="Of a model with p(x|z): E[x|z] (`mean`, the default), or a `draw` of x."
