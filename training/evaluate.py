@@ -184,7 +184,7 @@ def _recognition(
         ("samples recognised as their label", drawn, "labels in equal numbers"),
         ("real test data recognised", test, "the row to compare with"),
     ):
-        right = _recognised(classifier, batch)
+        right = recognised(classifier, batch)
         yield Figure(
             name=name,
             value=right / len(batch),
@@ -239,7 +239,7 @@ def _classifier(data: Data, classes: int) -> nn.Module:
     )
 
 
-def _recognised(classifier: nn.Module, batch: Batch) -> int:
+def recognised(classifier: nn.Module, batch: Batch) -> int:
     """Return how many rows the classifier gives their own label."""
     parts = torch.arange(len(batch)).split(1024)
     found = torch.cat([classifier(batch.x[part]).argmax(1) for part in parts])

@@ -211,6 +211,23 @@ def test_model_of_two_features_draws_its_points(open_page: Open) -> None:
     assert coloured(page) > 2000
 
 
+def test_context_is_the_middle_of_its_range_until_a_slider_moves(open_page: Open) -> None:
+    page = open_page("/?model=shifted")
+    coloured(page)
+    assert "context=0%2C0" in page.url
+    assert "context=0%2C0" in page.locator("#curl").inner_text()
+    assert "given left, right" in page.locator("#summary").inner_text()
+    page.get_by_label("Given right").fill("1.5")
+    page.wait_for_url("**context=0%2C1.5**")
+    coloured(page)
+    page.go_back()
+    page.wait_for_url("**context=0%2C0**")
+    assert page.get_by_label("Given right").input_value() == "0"
+    page.get_by_role("link", name="affine").click()
+    page.wait_for_url("**model=affine**")
+    assert page.get_by_label("Given right").count() == 0
+
+
 def test_pointing_at_a_point_tells_its_row(open_page: Open) -> None:
     page = open_page("/?model=affine")
     coloured(page)

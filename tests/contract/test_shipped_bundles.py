@@ -27,6 +27,7 @@ SHIPPED = {
     "mnist-vae",
     "moons-flow",
     "moons-flow-matching",
+    "roll-flow",
 }
 FOLDERS = [
     MODELS / name / str(version)

@@ -4,13 +4,14 @@ Each is a few lines of ONNX text and the same in numpy float64. Those with a pos
 `ppca`.
 """
 
+import math
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from service.interface import Density, Event, Interface, Latent
+from service.interface import Context, Density, Event, Interface, Latent
 from tests.service.ppca import PPCA
 from tests.service.tiny import Floats, Tiny
 
@@ -162,6 +163,45 @@ GRAINS = Tiny(
         "log_density": _grains_log_density,
     },
 )
+
+_AWAY = "z = Sub(x, context) "
+_DENSITY = (
+    "q = Mul(z, z) s = ReduceSum<keepdims=0>(q, last) h = Mul(s, minus_half) "
+    "log_density = Sub(h, log_norm)"
+)
+
+
+def normal_log_density(x: np.ndarray, context: np.ndarray) -> np.ndarray:
+    return np.asarray(-0.5 * ((x - context) ** 2).sum(axis=1) - math.log(2 * math.pi))
+
+
+SHIFTED = Tiny(
+    name="shifted",
+    interface=Interface(
+        family="flow",
+        event=Event(kind="vector", shape=(2,)),
+        latent=Latent(shape=(2,)),
+        context=Context(names=("left", "right"), minimum=(-1.0, -2.0), maximum=(1.0, 2.0)),
+        density=Density(kind="exact", estimator="exact", measure="per unit of x"),
+    ),
+    nodes={
+        "decode": "x = Add(z, context)",
+        "encode": _AWAY + "s = ReduceSum<keepdims=0>(z, last) log_abs_det = Mul(s, zero)",
+        "log_density": _AWAY + _DENSITY,
+    },
+    constants={
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+        "minus_half": np.array([-0.5], np.float32),
+        "log_norm": np.array([math.log(2 * math.pi)], np.float32),
+    },
+    references={
+        "decode": lambda z, context: {"x": z + context},
+        "encode": lambda x, context: {"z": x - context, "log_abs_det": np.zeros(len(x))},
+        "log_density": lambda x, context: {"log_density": normal_log_density(x, context)},
+    },
+)
+"""Told two numbers with each row: x = z + context."""
 
 ALL = (AFFINE, GRAINS, PPCA, TILES)
 

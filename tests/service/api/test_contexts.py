@@ -8,48 +8,11 @@ import numpy as np
 import pytest
 
 from service import noise
-from service.interface import Context, Density, Event, Interface, Latent
+from service.interface import Interface
 from service.noise import Stream
+from tests.service import bundles
 from tests.service.conftest import Client, MakeClient
-from tests.service.tiny import Tiny
 
-_CODE = "z = Sub(x, context) "
-_DENSITY = (
-    "q = Mul(z, z) s = ReduceSum<keepdims=0>(q, last) h = Mul(s, minus_half) "
-    "log_density = Sub(h, log_norm)"
-)
-
-
-def _log_density(x: np.ndarray, context: np.ndarray) -> np.ndarray:
-    return np.asarray(-0.5 * ((x - context) ** 2).sum(axis=1) - math.log(2 * math.pi))
-
-
-SHIFTED = Tiny(
-    name="shifted",
-    interface=Interface(
-        family="flow",
-        event=Event(kind="vector", shape=(2,)),
-        latent=Latent(shape=(2,)),
-        context=Context(names=("left", "right"), minimum=(-1.0, -2.0), maximum=(1.0, 2.0)),
-        density=Density(kind="exact", estimator="exact", measure="per unit of x"),
-    ),
-    nodes={
-        "decode": "x = Add(z, context)",
-        "encode": _CODE + "s = ReduceSum<keepdims=0>(z, last) log_abs_det = Mul(s, zero)",
-        "log_density": _CODE + _DENSITY,
-    },
-    constants={
-        "last": np.array([1]),
-        "zero": np.array([0], np.float32),
-        "minus_half": np.array([-0.5], np.float32),
-        "log_norm": np.array([math.log(2 * math.pi)], np.float32),
-    },
-    references={
-        "decode": lambda z, context: {"x": z + context},
-        "encode": lambda x, context: {"z": x - context, "log_abs_det": np.zeros(len(x))},
-        "log_density": lambda x, context: {"log_density": _log_density(x, context)},
-    },
-)
 X = [[0.5, -1.0], [2.0, 3.0], [0.0, 0.0]]
 EACH = [[1.0, 0.0], [2.0, -2.0], [0.25, 7.0]]
 
@@ -57,7 +20,7 @@ EACH = [[1.0, 0.0], [2.0, -2.0], [0.25, 7.0]]
 @pytest.fixture(scope="module")
 def told(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> Client:
     folder = tmp_path_factory.mktemp("told")
-    SHIFTED.publish(folder)
+    bundles.SHIFTED.publish(folder)
     return make_client(models=folder)
 
 
@@ -117,7 +80,7 @@ def test_densities_and_codes_are_those_given_the_context(told: Client) -> None:
     for context in ([3.0, -4.0], EACH):
         given = np.broadcast_to(np.array(context), (3, 2))
         found = ask(told, "log-density", x=X, context=context)["log_density"]
-        np.testing.assert_allclose(found, _log_density(np.array(X), given), rtol=1e-5)
+        np.testing.assert_allclose(found, bundles.normal_log_density(np.array(X), given), rtol=1e-5)
         z = ask(told, "encode", x=X, context=context)["z"]
         np.testing.assert_allclose(z, np.array(X) - given, rtol=1e-6)
         again = ask(told, "decode", z=z, context=context)["x"]
@@ -174,4 +137,4 @@ def test_protocol_reads_it_as_a_tensor_and_as_a_parameter(told: Client) -> None:
 
 def test_manifest_of_labels_and_a_context_is_refused() -> None:
     with pytest.raises(ValueError, match="context: a model is told this or labels, not both"):
-        Interface.model_validate({**dict(SHIFTED.interface), "labels": ("a", "b")})
+        Interface.model_validate({**dict(bundles.SHIFTED.interface), "labels": ("a", "b")})
