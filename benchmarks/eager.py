@@ -8,7 +8,7 @@ some of a recipe's size with random weights, on which speed does not depend. The
 service's own sessions, by one thread; beside them the modules that they were exported from, in
 inference mode, float32 and one thread. Both begin with the same noise and must answer the same.
 They take turns within a round, so that a slow minute hits both, and the ratio is taken within the
-round. A proposal is served as a flow of couplings and is none of its own here.
+round; the clock is the process's own on its core. A proposal is served as a flow of couplings and is none of its own here.
 
 Writes results.json and table.md to benchmarks/results/eager-DATE.
 """
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eager")
     parser.add_argument("--rounds", type=int, default=5, help="over all models (default: 5)")
     parser.add_argument(
-        "--seconds", type=float, default=0.1, help="of each way in a round (default: 0.1)"
+        "--seconds", type=float, default=0.05, help="of each way in a round (default: 0.05)"
     )
     parser.add_argument("--note", default="", help="what else there is to say of the machine")
     parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
@@ -285,12 +285,16 @@ def nodes(graph: onnx.GraphProto) -> int:
 
 
 def runs_per_s(run: Callable[[], object], seconds: float) -> float:
-    """Return how often something runs in a second, tried for so long and at least once."""
-    count, began = 0, time.perf_counter()
-    while not count or time.perf_counter() - began < seconds:
+    """Return how often something runs in a second, tried for so long and at least once.
+
+    Seconds are those that this process had of a core. One thread has all of them on a quiet
+    machine; on a shared one what others take would be most of the noise.
+    """
+    count, began = 0, time.process_time()
+    while not count or time.process_time() - began < seconds:
         run()
         count += 1
-    return count / (time.perf_counter() - began)
+    return count / (time.process_time() - began)
 
 
 def markdown(results: Results) -> str:
@@ -301,7 +305,8 @@ def markdown(results: Results) -> str:
         "",
         "Samples per second from noise, by one thread each, and how many times faster the exported "
         f"graphs are: medians of {results['rounds']} rounds of {results['seconds']:g} s and more, "
-        "with the least and the greatest. Like: of the recipe's sizes otherwise, with random "
+        "with the least and the greatest. Seconds are the process's own on its core, so that what "
+        "others take of a shared one does not count. Like: of the recipe's sizes otherwise, with random "
         "weights. Nodes: of each graph as exported, those of a loop once.",
         f"{about['cpu']}; {about['cores']} cores, shared; Python {about['python']}, torch "
         f"{about['torch']}, ONNX Runtime {about['onnxruntime']}; commit {about['commit']}; load "
