@@ -1,6 +1,6 @@
 """How fast samples come from the exported graphs, beside the same modules in PyTorch eager.
 
-    python -m benchmarks.eager                    # two minutes of one core
+    python -m benchmarks.eager                    # less than a minute and a half of one core
     python -m benchmarks.eager --report FOLDER    # the table of old results again
 
 Models of every family: the shipped ones, restored from their bundles, and of what is not shipped
@@ -8,7 +8,8 @@ some of a recipe's size with random weights, on which speed does not depend. The
 service's own sessions, by one thread; beside them the modules that they were exported from, in
 inference mode, float32 and one thread. Both begin with the same noise and must answer the same.
 They take turns within a round, so that a slow minute hits both, and the ratio is taken within the
-round; the clock is the process's own on its core. A proposal is served as a flow of couplings and is none of its own here.
+round; the clock is the process's own on its core. A proposal samples by couplings as a flow does,
+and has no row of its own.
 
 Writes results.json and table.md to benchmarks/results/eager-DATE.
 """
@@ -306,8 +307,8 @@ def markdown(results: Results) -> str:
         "Samples per second from noise, by one thread each, and how many times faster the exported "
         f"graphs are: medians of {results['rounds']} rounds of {results['seconds']:g} s and more, "
         "with the least and the greatest. Seconds are the process's own on its core, so that what "
-        "others take of a shared one does not count. Like: of the recipe's sizes otherwise, with random "
-        "weights. Nodes: of each graph as exported, those of a loop once.",
+        "others take of a shared one does not count. Like: of the recipe's sizes otherwise, with "
+        "random weights. Nodes: of each graph as exported, those of a loop once.",
         f"{about['cpu']}; {about['cores']} cores, shared; Python {about['python']}, torch "
         f"{about['torch']}, ONNX Runtime {about['onnxruntime']}; commit {about['commit']}; load "
         f"average before it {about['load_before']}; {results['took_s']:.0f} s. {results['note']}",
