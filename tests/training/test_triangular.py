@@ -7,15 +7,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import zuko
-from torch import Tensor, nn
+from torch import nn
 
 from tests.training.cases import images, of, shaken
 from training.elementwise import Affine, Elementwise, Spline
 from training.export import to_onnx
 from training.flow import Flow, FlowConfig
 from training.masked import Masked
-from training.networks import LOG_BOUND
 from training.triangular import Triangular
 
 KINDS = [
@@ -80,25 +78,6 @@ def test_jacobian_is_triangular_to_the_last_bit(transform: Elementwise) -> None:
     assert (torch.triu(jacobian, 1) == 0).all()
     below = torch.tril(jacobian, -1)[:, *torch.tril_indices(7, 7, -1)]
     assert (below != 0).float().mean() > 0.9
-
-
-def test_affine_map_agrees_with_zuko_by_the_same_network() -> None:
-    """zuko finds the inverse in another way: by the whole network, once for each feature."""
-    triangle = layer_of(Affine(), 5)
-
-    def theirs(x: Tensor) -> torch.distributions.AffineTransform:
-        free = triangle.network(x)
-        log_scale = LOG_BOUND * torch.tanh(free[:, :, 0] / LOG_BOUND)
-        return torch.distributions.AffineTransform(free[:, :, 1], log_scale.exp())
-
-    other = zuko.transforms.AutoregressiveTransform(theirs, passes=5)
-    x = torch.randn(50, 5, dtype=torch.float64)
-    z, log_abs_det = triangle(x)
-    torch.testing.assert_close(other(x), z, rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        other.log_abs_det_jacobian(x, z).sum(1), log_abs_det, rtol=0, atol=1e-12
-    )
-    torch.testing.assert_close(other.inv(z), triangle.inverse(z), rtol=0, atol=1e-9)
 
 
 def test_free_numbers_of_one_feature_are_those_of_all() -> None:
