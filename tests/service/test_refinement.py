@@ -13,7 +13,7 @@ import pytest
 from service import bundle, calls, noise, operations, refinement, sampling
 from service.batching import Batcher
 from service.calls import Answer, Events
-from service.condition import Condition
+from service.condition import UNTOLD, Condition
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.feeds import Given
@@ -26,6 +26,7 @@ from tests.service.tiny import Tiny
 
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
 LABEL = [row % 2 for row in range(40)]
+TOLD = Condition(LABEL)
 Engines = dict[str, Engine]
 MOVED = {"lean": DIAGONAL, "lean-full": FULL, "lean-labels": TWO_CLASSES, "lean-learned": WIDE}
 
@@ -42,12 +43,10 @@ def served(tiny: Tiny, folder: Path, batcher: Batcher, *, rows: int = 64) -> Eng
     return Engine(read, Device("cpu"), batcher=batcher, max_batch_rows=rows, max_batch_s=1)
 
 
-def bounds(engine: Engine, *, steps: int, draws: int, label: list[int] | None = None) -> Answer:
+def bounds(engine: Engine, *, steps: int, draws: int, told: Condition = UNTOLD) -> Answer:
     """Return the refined bound of X, with what its elbo gained."""
     after, before = asyncio.run(
-        operations.refined_elbo(
-            engine, X, steps=steps, draws=draws, seed=1, condition=Condition(label)
-        )
+        operations.refined_elbo(engine, X, steps=steps, draws=draws, seed=1, condition=told)
     )
     return {**after, "gain": after["elbo"] - before["elbo"]}
 
@@ -136,15 +135,11 @@ def test_posterior_that_is_exact_makes_every_draw_the_density(engines: Engines) 
 
 def test_bound_before_the_steps_is_that_of_the_encoder(engines: Engines) -> None:
     for name in MOVED:
-        label = LABEL if name == "lean-labels" else None
+        told = Condition(LABEL if name == "lean-labels" else None)
         _, before = asyncio.run(
-            operations.refined_elbo(
-                engines[name], X, steps=1, draws=100, seed=1, condition=Condition(label)
-            )
+            operations.refined_elbo(engines[name], X, steps=1, draws=100, seed=1, condition=told)
         )
-        plain = asyncio.run(
-            operations.elbo(engines[name], X, draws=100, seed=1, condition=Condition(label))
-        )
+        plain = asyncio.run(operations.elbo(engines[name], X, draws=100, seed=1, condition=told))
         for part, value in plain.items():
             np.testing.assert_allclose(before[part], value, rtol=1e-4, atol=1e-4, err_msg=part)
 
@@ -323,16 +318,8 @@ def test_own_estimator_is_the_first_and_a_missing_one_is_told(engines: Engines) 
 @pytest.mark.parametrize("estimator", ["importance", "prior"])
 def test_density_of_a_label_is_that_of_its_class(engines: Engines, estimator: Estimator) -> None:
     truth = TWO_CLASSES.log_density(X.astype(float), np.array(LABEL))
-    answer = asyncio.run(
-        operations.log_density(
-            engines["lean-labels"],
-            X,
-            draws=2000,
-            seed=1,
-            condition=Condition(LABEL),
-            estimator=estimator,
-        )
-    )
+    ask, engine = operations.log_density, engines["lean-labels"]
+    answer = asyncio.run(ask(engine, X, draws=2000, seed=1, condition=TOLD, estimator=estimator))
     near = answer["effective_sample_size"] > 100  # else the error is not to be believed
     assert near.sum() > 20
     score = (answer["log_density"] - truth)[near] / answer["standard_error"][near]
@@ -340,17 +327,13 @@ def test_density_of_a_label_is_that_of_its_class(engines: Engines, estimator: Es
 
 
 def test_bounds_and_codes_of_a_label_are_those_of_its_class(engines: Engines) -> None:
-    labels = np.array(LABEL)
-    code = asyncio.run(
-        operations.encode(engines["lean-labels"], X, draws=None, seed=1, condition=Condition(1))
-    )
+    labels, engine = np.array(LABEL), engines["lean-labels"]
+    code = asyncio.run(operations.encode(engine, X, draws=None, seed=1, condition=Condition(1)))
     np.testing.assert_allclose(code["mean"], TWO_CLASSES.mean(X.astype(float), 1), atol=1e-5)
-    bound = asyncio.run(
-        operations.elbo(engines["lean-labels"], X, draws=1000, seed=1, condition=Condition(LABEL))
-    )
+    bound = asyncio.run(operations.elbo(engine, X, draws=1000, seed=1, condition=TOLD))
     truth = TWO_CLASSES.log_density(X.astype(float), labels) - TWO_CLASSES.own_gap
     assert np.abs((bound["elbo"] - truth) / bound["standard_error"]).max() < 4.5
-    answer = bounds(engines["lean-labels"], steps=150, draws=1000, label=LABEL)
+    answer = bounds(engines["lean-labels"], steps=150, draws=1000, told=TOLD)
     least = TWO_CLASSES.log_density(X.astype(float), labels) - TWO_CLASSES.least_gap
     assert np.abs((answer["elbo"] - least) / answer["standard_error"]).mean() < 2
 
