@@ -57,8 +57,7 @@ OneLayer = Annotated[
     Annotated[Kind, Tag("a name")] | Annotated[Layer, Tag("a table or list")], Discriminator(_form)
 ]
 Layers = Annotated[
-    Annotated[Moving, Tag("a name")]
-    | Annotated[tuple[OneLayer, ...], Field(min_length=1), Tag("a table or list")],
+    Annotated[Moving, Tag("a name")] | Annotated[tuple[OneLayer, ...], Tag("a table or list")],
     Discriminator(_form),
 ]
 

@@ -179,7 +179,7 @@ def _sentence(error: ErrorDetails) -> str:
     schema = _schema(way)
     key = ".".join(part for part in way if part not in families)
     if error["type"] == "missing":
-        return f"{key} is missing; {_meaning(schema, way[-1])}"
+        return f"{key} is missing; {_meaning(schema, way[-1])}".removesuffix("; ")
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(way[-1], schema, n=1, cutoff=0.5)
         table = key.removesuffix(way[-1])
@@ -232,14 +232,15 @@ def _describe(schema: type[BaseModel], *, prefix: str) -> Iterator[str]:
 
 
 def _entry(name: str, field: FieldInfo, *, prefix: str) -> Iterator[str]:
-    """Yield a key's own line and its description, folded."""
+    """Yield a key's own line and its description, both folded."""
     if field.is_required():
         default = "required"
     else:
         default = "optional" if field.default is None else f"default {json.dumps(field.default)}"
     meaning = (field.description or "").rstrip(".") + "."
     indent = f"{prefix}    "
-    yield f"{prefix}{name}  ({_kind(field.annotation)}, {default})"
+    head = f"{prefix}{name}  ({_kind(field.annotation)}, {default})"
+    yield textwrap.fill(head, 100, subsequent_indent=indent, break_on_hyphens=False)
     yield textwrap.fill(
         meaning[0].upper() + meaning[1:], 96, initial_indent=indent, subsequent_indent=indent
     )

@@ -315,8 +315,8 @@ def test_glow_learns_a_pattern_of_few_bits() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"layer": []}, "layer"),
-        ({"layer": ["actnorm", "rotate"]}, "layer"),
+        ({"layer": []}, "layer: none has a network"),
+        ({"layer": ["actnorm", "rotate"]}, "'actnorm', 'mix' or 'reverse'"),
         ({"layer": ["actnorm", "mix"]}, "layer: none has a network; a list needs one of coupling"),
         ({"layer": ["coupling"], "layers": 1}, "layers: expected 2 or more that have a network"),
         ({"layers": 1}, "layers: expected 2 or more that have a network; got 1"),
