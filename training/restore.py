@@ -62,7 +62,7 @@ def restore(bundle: Bundle, data: Data) -> Family:
     model = _built(bundle, data)
     # Some parts are constants in the graphs: those are looked for, and then unfolded.
     exported = folded(model)
-    tensors = _tensors(exported) | _tensors(model)
+    tensors = dict((*exported.named_parameters(), *exported.named_buffers()))
     files = [onnx.load_from_string(data) for data in _files(bundle)]
     found = _by_name(files, tensors)
     missing = {name: each for name, each in exported.named_parameters() if name not in found}
@@ -70,6 +70,7 @@ def restore(bundle: Bundle, data: Data) -> Family:
     with torch.no_grad():
         for name, array in found.items():
             tensors[name].copy_(torch.from_numpy(array.copy()))
+        model.load_state_dict(exported.state_dict(), strict=False)
         for place, part in parts(model).items():
             part.unfold(exported.get_submodule(place))
         # A GAN's critic is missing too, and not missed.
@@ -83,10 +84,6 @@ def restore(bundle: Bundle, data: Data) -> Family:
             f"made by another version of this package? Train it again with this one."
         )
     return model
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict((*model.named_parameters(), *model.named_buffers()))
 
 
 def recipe_of(bundle: Bundle) -> recipe.Recipe:
