@@ -4,10 +4,20 @@ They may be told a context besides, the same for all channels and pixels of an e
 """
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+class Sizes(TypedDict):
+    """Of each network of a flow."""
+
+    width: int
+    depth: int
+    dropout: float
+    context: int
 
 
 class Residual(nn.Module):

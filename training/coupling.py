@@ -8,7 +8,7 @@ arXiv:1605.08803.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -173,29 +173,26 @@ def with_digits(x: Float[Tensor, "batch ..."], *, training: bool) -> Float[Tenso
 def halves(
     features: int,
     *,
-    layers: int,
-    transform: Elementwise,
+    transforms: Sequence[Elementwise],
     width: int,
     depth: int,
     dropout: float = 0.0,
     context: int = 0,
-) -> list[Coupling]:
-    """Return couplings over random halves of the features, each half moved in turn.
+) -> Iterator[Coupling]:
+    """Yield couplings over random halves of the features, each half moved in turn.
 
     Draws from torch's global generator.
 
     Args:
         features: Of each row, two or more.
-        layers: How many couplings.
-        transform: What kind of map.
+        transforms: What kind of map, of each coupling.
         width: Units of each coupling's network.
         depth: Residual blocks of each.
         dropout: Of each.
         context: Numbers that each network is told.
     """
-    made = []
     order = torch.randperm(features).tolist()
-    for layer in range(layers):
+    for layer, transform in enumerate(transforms):
         known, moved = order[: features // 2], order[features // 2 :]
         # The other half next, then two new halves; of two features there are no others.
         swap = layer % 2 == 0 or features == 2
@@ -208,12 +205,9 @@ def halves(
             dropout=dropout,
             context=context,
         )
-        made.append(
-            Coupling(
-                channels=features, known=known, moved=moved, network=network, transform=transform
-            )
+        yield Coupling(
+            channels=features, known=known, moved=moved, network=network, transform=transform
         )
-    return made
 
 
 class Squeeze(Bijection):

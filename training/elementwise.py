@@ -95,3 +95,27 @@ class Affine(Elementwise):
 
     def _read(self, free: Tensor) -> tuple[Tensor, Tensor]:
         return bounded_log(free.select(AXIS, 0)), free.select(AXIS, 1)
+
+
+@dataclass(frozen=True)
+class Additive(Elementwise):
+    """y = x + t, which stretches nothing.
+
+    Source:
+        Dinh et al. 2015, arXiv:1410.8516 (NICE).
+    """
+
+    bound: float = math.inf
+
+    @property
+    def free(self) -> int:
+        """A shift."""
+        return 1
+
+    def forward(self, x: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and log dy/dx, which is 0."""
+        return x + free.select(AXIS, 0), x.new_zeros(x.shape)
+
+    def inverse(self, y: Tensor, free: Tensor) -> Tensor:
+        """Return x."""
+        return y - free.select(AXIS, 0)

@@ -29,6 +29,7 @@ from service.interface import Interface, Role, TensorSpec
 from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance, Weights
 from service.tensors import Array
 from training.family import outputs_of
+from training.folded import folded
 from training.measure import measured
 from training.unrolled import unrolled
 from training.vectors import GOLDEN_ROWS, answers, feeds
@@ -157,6 +158,7 @@ def to_onnx(
     shapes = tuple(
         {i: axes[a] for i, a in enumerate(spec.shape) if not isinstance(a, int)} for spec in inputs
     )
+    module = folded(module)
     if getattr(module, "differentiates", False):
         module = unrolled(module, examples)
     graph = _Positional(module)

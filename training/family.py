@@ -76,6 +76,12 @@ class Family(nn.Module, ABC):
     def interface(self) -> Interface:
         """What is served: event, latent, labels, density."""
 
+    def prepare(self, batch: Batch) -> None:
+        """Set what begins with what the first batch is like, before the first step.
+
+        Called in training mode, and with torch's global generator seeded.
+        """
+
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:
         """Return the moves of one training step, in order.

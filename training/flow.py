@@ -1,65 +1,92 @@
 """Normalizing flows: invertible networks with a density that is known exactly.
 
-Rows of features pass through couplings that move one half of the features after the other. An
-image goes from fine to coarse: first the pixels between, by one coupling each that sees the
-pixels around them, then every second pixel of every second row (the *coarse* image, which is
-still a legible picture) by a stack of couplings that see all of it. Sampling goes the other way:
-what is drawn first is the shape, what is drawn last are the edges.
+Rows of features pass through couplings that move one half of the features after the other, or
+through triangular maps. Images go from fine to coarse (`coarse.py`). A list of layers is taken as
+it is, of images at several scales (`glow.py`).
 
 Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 2017,
-arXiv:1605.08803 (masks, logit, multiple scales); Reed et al. 2017, arXiv:1703.03664 (pixels
-from coarse to fine).
+arXiv:1605.08803 (affine ones, logit); Papamakarios et al. 2017, arXiv:1705.07057 (triangular).
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from service.interface import Density, Event, Frozen, Interface, Latent, Role
 from training.bounds import log_mean
 from training.box import Box
-from training.conditioner import convolutional
-from training.coupling import (
-    Bijection,
-    Chain,
-    Coupling,
-    First,
-    Squeeze,
-    Standardise,
-    Unsqueeze,
-    halves,
-    with_digits,
-)
+from training.coarse import coarse_to_fine
+from training.conditioner import Sizes
+from training.coupling import Bijection, Chain, Standardise, with_digits
 from training.data import Batch, Data
 from training.dequantise import Dequantise
-from training.elementwise import Affine, Elementwise, Spline
+from training.elementwise import Additive, Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
-from training.masked import Masked
+from training.glow import Kind, Moving, Step, multi_scale, of_features
+from training.linear import ActNorm
 from training.networks import normal_log_prob
 from training.told import Told
-from training.triangular import Inverted, Reverse, Triangular
+
+Transform = Literal["spline", "affine", "additive"]
+MOVING: tuple[str, ...] = get_args(Moving)
+
+
+class Layer(Frozen):
+    """A layer in a list of them, with options of its own."""
+
+    kind: Kind = Field(description="What moves.")
+    transform: Transform | None = Field(None, description="How, where it is not the model's way.")
+
+    @model_validator(mode="after")
+    def _options_are_used(self) -> "Layer":
+        if self.transform and self.kind not in MOVING:
+            raise ValueError(f"transform: {self.kind} has none; leave it out")
+        return self
+
+
+def _form(value: object) -> str:
+    """Return how a layer is written, or how all of them are. No word that could be a key."""
+    return "a name" if isinstance(value, str) else "a table or list"
+
+
+OneLayer = Annotated[
+    Annotated[Kind, Tag("a name")] | Annotated[Layer, Tag("a table or list")], Discriminator(_form)
+]
+Layers = Annotated[
+    Annotated[Moving, Tag("a name")] | Annotated[tuple[OneLayer, ...], Tag("a table or list")],
+    Discriminator(_form),
+]
 
 
 class FlowConfig(Frozen):
-    """Couplings or triangular maps, by splines or affine."""
+    """Couplings, triangular and linear maps, by splines, affine or additive."""
 
     family: Literal["flow"] = Field("flow", description="Selects this family.")
-    layer: Literal["coupling", "autoregressive", "inverse-autoregressive"] = Field(
+    layer: Layers = Field(
         "coupling",
         description="What moves: half of the features, given the others; or of a vector each "
         "feature, given those before it, in one pass for densities (the samples take one pass for "
-        "each feature) or in one pass for samples.",
+        "each feature) or in one pass for samples. A list is a pattern of such layers and of "
+        "actnorm, mix and reverse, in that order from events to noise, each a name or a table "
+        "{kind, transform}; of an image at several scales (Glow).",
     )
-    transform: Literal["spline", "affine"] = Field(
-        "spline", description="How: by rational-quadratic splines, or scaled and shifted."
+    transform: Transform = Field(
+        "spline",
+        description="How: by rational-quadratic splines, or scaled and shifted, or shifted.",
     )
     layers: int = Field(
-        8, ge=2, description="Layers that see the whole event, or of an image the coarse half."
+        8,
+        ge=1,
+        description="Layers that see the whole event, or of an image the coarse half; of a list "
+        "how often it is gone through, of an image at each scale.",
+    )
+    scales: int = Field(
+        2, ge=1, description="Of an image and a list of layers: how often half is left to go on."
     )
     width: int = Field(64, ge=1, description="Hidden units, or channels, of each network.")
     depth: int = Field(2, ge=1, description="Residual blocks of each network.")
@@ -68,8 +95,12 @@ class FlowConfig(Frozen):
         5.0, gt=0, description="Splines act in the box from -bound to bound, outside is identity."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of hidden units dropped.")
-    fine_width: int = Field(64, ge=1, description="Of an image: channels of the fine networks.")
-    fine_depth: int = Field(2, ge=1, description="Of an image: blocks of the fine networks.")
+    fine_width: int = Field(
+        64, ge=1, description="Of an image and no list: channels of the fine networks."
+    )
+    fine_depth: int = Field(
+        2, ge=1, description="Of an image and no list: blocks of the fine networks."
+    )
     alpha: float = Field(
         0.05,
         gt=0,
@@ -84,14 +115,49 @@ class FlowConfig(Frozen):
 
     @model_validator(mode="after")
     def _options_are_used(self) -> "FlowConfig":
-        if "bins" in self.model_fields_set and self.transform == "affine":
+        moving = [step for step in self.steps if step.kind in MOVING]
+        if not moving:
+            raise ValueError(f"layer: none has a network; a list needs one of {', '.join(MOVING)}")
+        if len(moving) < 2:
+            raise ValueError("layers: expected 2 or more that have a network; got 1")
+        if "bins" in self.model_fields_set and not any(
+            isinstance(step.transform, Spline) for step in moving
+        ):
             raise ValueError('bins: is of transform = "spline"; leave it out')
+        unused = {"scales"} if isinstance(self.layer, str) else {"fine_width", "fine_depth"}
+        for name in sorted(unused & self.model_fields_set):
+            other = "a list of layers" if name == "scales" else 'layer = "coupling"'
+            raise ValueError(f"{name}: is of {other}; leave it out")
         return self
 
     @property
-    def map(self) -> Elementwise:
-        """The kind of map that a layer applies to each value."""
-        return Affine() if self.transform == "affine" else Spline(self.bins, self.bound)
+    def steps(self) -> list[Step]:
+        """All layers of a vector, or of one scale of an image."""
+        if self.layer == "coupling":
+            return [Step("coupling", self.map(self.transform))] * self.layers
+        if isinstance(self.layer, str):
+            # Between triangular maps the order is turned round.
+            step = Step(self.layer, self.map(self.transform))
+            return [step, *[Step("reverse", step.transform), step] * (self.layers - 1)]
+        listed = (Layer(kind=each) if isinstance(each, str) else each for each in self.layer)
+        steps = [Step(each.kind, self.map(each.transform or self.transform)) for each in listed]
+        return steps * self.layers
+
+    def map(self, transform: Transform) -> Elementwise:
+        """Return the kind of map that a layer applies to each value."""
+        match transform:
+            case "spline":
+                return Spline(self.bins, self.bound)
+            case "affine":
+                return Affine()
+            case "additive":
+                return Additive()
+
+    def sizes(self, context: int) -> Sizes:
+        """Return those of each network, which is told so many numbers."""
+        return {
+            "width": self.width, "depth": self.depth, "dropout": self.dropout, "context": context,
+        }  # fmt: skip
 
 
 class Flow(Family):
@@ -104,7 +170,8 @@ class Flow(Family):
 
     Raises:
         ValueError: The event is a vector of one feature, a continuous image, or an image whose
-            sides are no multiples of four; or there is nothing to be told.
+            sides cannot be halved so often; a layer or an option is not for such events; or there
+            is nothing to be told.
     """
 
     def __init__(self, config: FlowConfig, data: Data) -> None:
@@ -148,6 +215,12 @@ class Flow(Family):
             context=self.told.context,
             density=density,
         )
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> None:
+        """Let the layers that begin with the moments of a batch have them."""
+        if any(isinstance(part, ActNorm) for part in self.modules()):
+            self._loss(batch)
 
     def turns(self) -> tuple[Turn, ...]:
         """Return the one move: maximum likelihood over all parameters."""
@@ -239,105 +312,35 @@ def _dequantise(config: FlowConfig, event: Event) -> Dequantise:
 
 
 def _vector_network(config: FlowConfig, data: Data, *, context: int) -> Chain:
-    """Return couplings over random halves of the features, or triangular maps."""
+    """Return the layers of features, after what brings those to mean 0 and variance 1."""
     features = data.event.size
     if features < 2:
         raise ValueError("model.family: a flow needs two features or more; got one")
+    if "scales" in config.model_fields_set:
+        raise ValueError("model.scales: is of images; leave it out")
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
     first: Bijection = Standardise(mean, std)
     if data.integrand is not None:
         first = Box(data.integrand.low, data.integrand.high)
-    if config.layer == "coupling":
-        layers: list[Bijection] = [
-            *halves(
-                features,
-                layers=config.layers,
-                transform=config.map,
-                width=config.width,
-                depth=config.depth,
-                dropout=config.dropout,
-                context=context,
-            )
-        ]
-    else:
-        layers = [*_triangles(config, features, context=context)]
-    return Chain([first, *layers])
-
-
-def _triangles(config: FlowConfig, features: int, *, context: int) -> Iterator[Bijection]:
-    """Yield triangular maps, between which the order of the features is turned round."""
-    for layer in range(config.layers):
-        network = Masked(
-            inputs=features,
-            free=config.map.free,
-            width=config.width,
-            depth=config.depth,
-            dropout=config.dropout,
-            context=context,
-        )
-        triangle = Triangular(config.map, network)
-        yield Inverted(triangle) if config.layer == "inverse-autoregressive" else triangle
-        if layer < config.layers - 1:
-            yield Reverse()
-
-
-# Which phases of a squeezed image move, as (known, moved): checkerboard, rows, columns, each
-# both ways. Phases are (0, 0), (0, 1), (1, 0), (1, 1) of every 2 x 2 block.
-_MASKS = (
-    ((0, 3), (1, 2)),
-    ((1, 2), (0, 3)),
-    ((0, 1), (2, 3)),
-    ((2, 3), (0, 1)),
-    ((0, 2), (1, 3)),
-    ((1, 3), (0, 2)),
-)
+    return Chain([first, *of_features(config.steps, features, config.sizes(context))])
 
 
 def _image_network(config: FlowConfig, event: Event, *, context: int) -> Chain:
-    """Return the flow from the finest pixels to the coarse image and then within it."""
+    """Return the flow from fine to coarse, or by a list of layers at several scales."""
+    sizes = config.sizes(context)
+    if not isinstance(config.layer, str):
+        return multi_scale(config.steps, event.shape, scales=config.scales, sizes=sizes)
     if config.layer != "coupling":
         raise ValueError(
             f'model.layer: {config.layer} is for vectors; an image takes layer = "coupling"'
         )
-    channels, height, width = event.shape
-    if height % 4 or width % 4:
-        raise ValueError(
-            f"model.family: a flow needs image sides that are multiples of 4; got "
-            f"{height} x {width}. Resize the images first."
-        )
-
-    def coupling(known: tuple[int, ...], moved: tuple[int, ...], *, fine: bool) -> Coupling:
-        """Move whole phases, given whole phases."""
-        known, moved = (
-            tuple(phase * channels + c for phase in phases for c in range(channels))
-            for phases in (known, moved)
-        )
-        network = convolutional(
-            known=len(known),
-            free=len(moved) * config.map.free,
-            side=(height // 2, width // 2) if fine else (height // 4, width // 4),
-            width=config.fine_width if fine else config.width,
-            depth=config.fine_depth if fine else config.depth,
-            dropout=config.dropout,
-            context=context,
-        )
-        return Coupling(
-            channels=4 * channels, known=known, moved=moved, network=network, transform=config.map
-        )
-
-    masks = (_MASKS[layer % len(_MASKS)] for layer in range(config.layers))
-    coarse = Chain(
-        [Squeeze(), *(coupling(*mask, fine=False) for mask in masks), Unsqueeze()],
-    )
-    return Chain(
-        [
-            Squeeze(),
-            # The other colour of the checkerboard has all its four neighbours among the known.
-            coupling((0, 3), (1, 2), fine=True),
-            coupling((0,), (3,), fine=True),
-            First(channels, coarse),
-            Unsqueeze(),
-        ]
+    fine: Sizes = {**sizes, "width": config.fine_width, "depth": config.fine_depth}
+    return coarse_to_fine(
+        event.shape,
+        layers=config.layers,
+        transform=config.map(config.transform),
+        coarse=sizes,
+        fine=fine,
     )

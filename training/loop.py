@@ -107,6 +107,9 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
     model.to(device).train()
     train, validation = data.train.to(device), data.validation.to(device)
     turns = model.turns()
+    # Before the average is made, which then has it too. A run that is resumed writes over both.
+    first = permutation(len(train), seed=config.seed, epoch=0)[: config.batch_size]
+    model.prepare(train[first.to(device)])
     run = Run(
         model=model,
         average=copy.deepcopy(model),

@@ -79,7 +79,7 @@ class FlowPrior(Prior):
         if latent < 2:
             raise ValueError("model.prior: a flow couples two latents or more; latent is 1")
         self.flow = Chain(
-            halves(latent, layers=layers, transform=Spline(BINS, BOUND), width=width, depth=1)
+            [*halves(latent, transforms=[Spline(BINS, BOUND)] * layers, width=width, depth=1)]
         )
 
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:

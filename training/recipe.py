@@ -190,15 +190,14 @@ def _value(text: str) -> object:
 
 def _sentence(error: ErrorDetails) -> str:
     """Return one of pydantic's complaints as a sentence that begins with the key."""
-    # A discriminated union puts the family between "model" and the key, another one the name of
-    # its member behind it: no keys of TOML.
-    way = [str(part) for part in error["loc"]]
-    while way and not way[-1].replace(".", "_").isidentifier() and not way[-1].isdigit():
-        way.pop()
+    # A discriminated union puts the family between "model" and the key, other ones the names of
+    # their members between keys or behind them: no keys of TOML.
+    families = _families()
+    way = [part for part in map(str, error["loc"]) if part in families or _is_key(part)]
     schema = _schema(way)
-    key = ".".join(part for part in way if part not in _families())
+    key = ".".join(part for part in way if part not in families)
     if error["type"] == "missing":
-        return f"{key} is missing; {_meaning(schema, way[-1])}"
+        return f"{key} is missing; {_meaning(schema, way[-1])}".removesuffix("; ")
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(way[-1], schema, n=1, cutoff=0.5)
         table = key.removesuffix(way[-1])
@@ -209,6 +208,10 @@ def _sentence(error: ErrorDetails) -> str:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     got = "" if isinstance(error["input"], dict) else f"; got {error['input']!r}"
     return f"{key}: {message}{got}"
+
+
+def _is_key(part: str) -> bool:
+    return part.replace(".", "_").isidentifier() or part.isdigit()
 
 
 def _schema(way: Sequence[str]) -> dict[str, FieldInfo]:
@@ -247,14 +250,15 @@ def _describe(schema: type[BaseModel], *, prefix: str) -> Iterator[str]:
 
 
 def _entry(name: str, field: FieldInfo, *, prefix: str) -> Iterator[str]:
-    """Yield a key's own line and its description, folded."""
+    """Yield a key's own line and its description, both folded."""
     if field.is_required():
         default = "required"
     else:
         default = "optional" if field.default is None else f"default {json.dumps(field.default)}"
     meaning = (field.description or "").rstrip(".") + "."
     indent = f"{prefix}    "
-    yield f"{prefix}{name}  ({_kind(field.annotation)}, {default})"
+    head = f"{prefix}{name}  ({_kind(field.annotation)}, {default})"
+    yield textwrap.fill(head, 100, subsequent_indent=indent, break_on_hyphens=False)
     yield textwrap.fill(
         meaning[0].upper() + meaning[1:], 96, initial_indent=indent, subsequent_indent=indent
     )

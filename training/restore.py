@@ -6,7 +6,8 @@ their names (`module.model.decoder.0.weight`), but not all (found by trial):
 - of a linear layer over more than two axes the weight is transposed, that of a masked one is
   multiplied with its mask, and both lose their names. Such weights come in the order of their use;
 - what follows from a parameter alone is folded into a constant: the scale of p(x|z), which its
-  module knows as a property, from its logarithm. There the equation is solved for the parameter.
+  module knows as a property, from its logarithm. There the equation is solved for the parameter;
+- a part that was folded on purpose is there as the constants it was folded to (`folded.py`).
 
 No guess is believed: a model is restored if it repeats all golden vectors in float64.
 """
@@ -28,6 +29,7 @@ from service.tensors import Array
 from training import recipe
 from training.data import Data
 from training.family import Family, outputs_of
+from training.folded import folded, parts
 
 AGREEMENT = 1e-6
 """Allowed difference from a golden vector, relative to 1 + its largest number. The same weights
@@ -58,14 +60,19 @@ def restore(bundle: Bundle, data: Data) -> Family:
             package, or the model does not repeat the golden vectors.
     """
     model = _built(bundle, data)
-    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    # Some parts are constants in the graphs: those are looked for, and then unfolded.
+    exported = folded(model)
+    tensors = dict((*exported.named_parameters(), *exported.named_buffers()))
     files = [onnx.load_from_string(data) for data in _files(bundle)]
     found = _by_name(files, tensors)
-    missing = {name: parameter for name, parameter in model.named_parameters() if name not in found}
+    missing = {name: each for name, each in exported.named_parameters() if name not in found}
     found |= _by_order(files, missing)
     with torch.no_grad():
         for name, array in found.items():
             tensors[name].copy_(torch.from_numpy(array.copy()))
+        model.load_state_dict(exported.state_dict(), strict=False)
+        for place, part in parts(model).items():
+            part.unfold(exported.get_submodule(place))
         # A GAN's critic is missing too, and not missed.
         if _difference(model, bundle) > 1:
             for name in missing.keys() - found.keys():

@@ -100,16 +100,16 @@ class Inverted(Bijection):
 
 
 class Reverse(Bijection):
-    """The features in the opposite order, so that the last ones come first next time."""
+    """The channels in the opposite order, so that the last ones come first next time."""
 
     def forward(
-        self, x: Float[Tensor, "batch feature"], context: Context = None
-    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
+        self, x: Float[Tensor, "batch channel ..."], context: Context = None
+    ) -> tuple[Float[Tensor, "batch channel ..."], Float[Tensor, " batch"]]:
         """Return them. Nothing is stretched."""
         return x.flip(1), x.new_zeros(x.shape[0])
 
     def inverse(
-        self, z: Float[Tensor, "batch feature"], context: Context = None
-    ) -> Float[Tensor, "batch feature"]:
+        self, z: Float[Tensor, "batch channel ..."], context: Context = None
+    ) -> Float[Tensor, "batch channel ..."]:
         """Return x."""
         return z.flip(1)

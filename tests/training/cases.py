@@ -17,7 +17,7 @@ from training.bbvi import BBVI, BBVIConfig
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch, Data, DataConfig, load
 from training.family import Family
-from training.flow import Flow, FlowConfig
+from training.flow import Flow, FlowConfig, Layer
 from training.gan import GAN, GANConfig
 from training.proposal import Objective, Proposal, ProposalConfig
 from training.vae import VAE, VAEConfig
@@ -31,6 +31,24 @@ AFFINE = MASKED_AFFINE.model_copy(update={"layer": "coupling"})
 BACKWARDS = MASKED.model_copy(update={"layer": "inverse-autoregressive"})
 CONDITIONAL = FLOW.model_copy(update={"conditional": True})
 MASKED_CONDITIONAL = MASKED.model_copy(update={"conditional": True})
+GLOW = FlowConfig(layer=("actnorm", "mix", "coupling"), layers=2, width=8, depth=1, bins=4)
+GLOW_AFFINE = GLOW.model_copy(update={"transform": "affine", "conditional": True})
+NICE = FLOW.model_copy(update={"transform": "additive"})
+COMPOSED = FlowConfig(
+    layer=(
+        "actnorm",
+        "mix",
+        Layer(kind="coupling", transform="affine"),
+        "coupling",
+        Layer(kind="autoregressive", transform="additive"),
+        "reverse",
+        "inverse-autoregressive",
+    ),
+    layers=1,
+    width=16,
+    depth=1,
+    bins=4,
+)
 VAE_OF_IMAGES = VAEConfig(latent=3, width=4)
 VAE_OF_FEATURES = VAEConfig(observation="normal", scale="per-feature", latent=3, width=8, depth=2)
 BBVI_OF_IMAGES = BBVIConfig(latent=3, width=4, score_steps=5)
@@ -142,8 +160,8 @@ def _bbvi(config: BBVIConfig, data: Data) -> tuple[Family, Data]:
     return BBVI(config, data), data
 
 
-def _flow(data: Data, config: FlowConfig = FLOW) -> tuple[Family, Data]:
-    return shaken(Flow(config, data)), data
+def _flow(data: Data, config: FlowConfig = FLOW, scale: float = 0.3) -> tuple[Family, Data]:
+    return shaken(Flow(config, data), scale), data
 
 
 def _continuous(data: Data, config: ContinuousFlowConfig = MATCHING) -> tuple[Family, Data]:
@@ -215,6 +233,12 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
         contextual(), MASKED_CONDITIONAL
     ),
     "continuous flow with a context": lambda: _continuous(contextual(), MATCHING_CONDITIONAL),
+    "glow of images": lambda: _flow(images(), GLOW),
+    "glow of images in colour with labels": lambda: _flow(
+        images(shape=(3, 4, 8), classes=3), GLOW_AFFINE, 0.1
+    ),
+    "flow of features by additive couplings": lambda: _flow(features(), NICE),
+    "flow of features by a list of layers": lambda: _flow(features(), COMPOSED, 0.1),
     "proposal by the forward divergence": lambda: _proposal(integrand(), "forward-kl"),
     "proposal by the reverse divergence": lambda: _proposal(integrand(), "reverse-kl"),
     "proposal by the variance": lambda: _proposal(integrand(dimensions=3), "chi-square"),
@@ -256,6 +280,10 @@ EXPORTED = (
     "flow of features by masked splines with labels",
     "flow of features with a context",
     "continuous flow with a context",
+    "glow of images",
+    "glow of images in colour with labels",
+    "flow of features by additive couplings",
+    "flow of features by a list of layers",
     "proposal by the variance",
     "continuous flow with labels",
     "continuous flow of images",

@@ -45,6 +45,10 @@ COUPLINGS: dict[str, Any] = {
     "family": "flow", "layers": 2, "width": 8, "depth": 1, "bins": 4, "fine_width": 8,
     "fine_depth": 1, "conditional": True,
 }  # fmt: skip
+LISTED: dict[str, Any] = {
+    "family": "flow", "layer": ["actnorm", "mix", {"kind": "coupling", "transform": "affine"}],
+    "layers": 2, "width": 8, "depth": 1,
+}  # fmt: skip
 CONTINUOUS: dict[str, Any] = {"family": "continuous-flow", "width": 8, "depth": 1}
 CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     # Linear layers over three axes lose their weights' names, masked ones also what is masked.
@@ -53,6 +57,12 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     "flow of masked splines": (TRIANGULAR, features),
     "flow of masked splines that is told labels": ({**TRIANGULAR, "conditional": True}, labelled),
     "flow of images that is told labels": (COUPLINGS, lambda: images(classes=3)),
+    # Scales and mixes are folded into constants.
+    "flow of features by a list of layers": (LISTED, features),
+    "glow of images that is told labels": (
+        {**LISTED, "conditional": True},
+        lambda: images(classes=3),
+    ),
     "continuous flow of features": (CONTINUOUS, features),
     "continuous flow of images with labels": (
         {**CONTINUOUS, "width": 4, "conditional": True},

@@ -63,7 +63,8 @@ def zuko_of(flow: Flow) -> zuko.lazy.Flow:
         lazy.univariate = _spline if flow.config.transform == "spline" else _affine
         _carry(each, lazy.hyper, turned=index % 2 == 1)
         # Last, so that the modules that have weights are those that zuko made.
-        _preactivate(lazy.hyper, bound=flow.config.map.bound)
+        bound = flow.config.map(flow.config.transform).bound
+        _preactivate(lazy.hyper, bound=bound)
     first = zuko.lazy.UnconditionalTransform(
         torch.distributions.AffineTransform,
         -standardise.mean / standardise.std,

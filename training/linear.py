@@ -1,0 +1,223 @@
+"""Linear layers of a flow: a scale and a shift for each channel, and a mix of all channels.
+
+A channel is axis 1: a feature of a row, or what an image has at each of its pixels.
+
+Source:
+    Kingma & Dhariwal 2018, arXiv:1807.03039 (Glow), sections 3.1 and 3.2.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.coupling import Bijection, Context
+from training.folded import Foldable
+
+LEAST_DEVIATION = 1e-3
+"""What the deviation of a channel is at least taken for, should its first batch hardly vary: a
+guess. Channels that were standardised or dequantised have about 1."""
+
+
+class ActNorm(Bijection, Foldable):
+    """z = scale x + shift, by channel. In training its first batch is standardised by it.
+
+    From then on both are parameters like others: no batch is looked at again.
+
+    Args:
+        channels: How many.
+        axes: Of space, behind them: 2 of an image.
+    """
+
+    is_ready: Tensor
+
+    def __init__(self, channels: int, *, axes: int = 0) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(channels, *[1] * axes))
+        self.shift = nn.Parameter(torch.zeros(channels, *[1] * axes))
+        # In the state, so that a run that is resumed does not begin anew.
+        self.register_buffer("is_ready", torch.tensor(False))
+
+    def forward(
+        self, x: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> tuple[Float[Tensor, "batch channel *space"], Float[Tensor, " batch"]]:
+        """Return z and the sum of the log-scales, once for each pixel."""
+        if self.training and not self.is_ready:
+            self._standardise(x)
+        z = x * self.log_scale.to(x.dtype).exp() + self.shift
+        return z, x.new_zeros(x.shape[0]) + self.log_scale.sum() * x.shape[2:].numel()
+
+    def inverse(
+        self, z: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Return x."""
+        return (z - self.shift) * (-self.log_scale.to(z.dtype)).exp()
+
+    def folded(self) -> "Scale":
+        """Return the layer with its scale worked out."""
+        return Scale(self.log_scale.detach().double().exp(), self.shift.detach().double())
+
+    @torch.no_grad()
+    def unfold(self, folded: nn.Module) -> None:
+        """Set scale and shift to those of a layer of constants."""
+        self.log_scale.copy_(folded.get_buffer("scale").log())
+        self.shift.copy_(folded.get_buffer("shift"))
+        self.is_ready.fill_(True)
+
+    @torch.no_grad()
+    def _standardise(self, x: Float[Tensor, "batch channel *space"]) -> None:
+        values = x.transpose(0, 1).flatten(1)
+        deviation = values.std(1, correction=0).clamp_min(LEAST_DEVIATION)
+        self.log_scale.copy_(-deviation.log().reshape(self.log_scale.shape))
+        self.shift.copy_((-values.mean(1) / deviation).reshape(self.shift.shape))
+        self.is_ready.fill_(True)
+
+
+class Scale(Bijection):
+    """z = scale x + shift with constants."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self, scale: Float[Tensor, " channel *ones"], shift: Float[Tensor, " channel *ones"]
+    ) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> tuple[Float[Tensor, "batch channel *space"], Float[Tensor, " batch"]]:
+        """Return z and the constant log-determinant."""
+        log_abs_det = self.scale.log().sum() * x.shape[2:].numel()
+        return x * self.scale + self.shift, x.new_zeros(x.shape[0]) + log_abs_det
+
+    def inverse(
+        self, z: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Return x."""
+        return (z - self.shift) / self.scale
+
+
+class LinearMix(Bijection, Foldable):
+    """z = W x, by one invertible matrix of all channels; of an image a 1 x 1 convolution.
+
+    W = P L U: P is a permutation that stays, L is 1 on its diagonal, and U has ±s there, whose
+    signs stay. So log |det W| is the sum of log s. W starts as a random rotation.
+
+    Args:
+        channels: How many, two or more.
+    """
+
+    order: Tensor
+    sign: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        rotation, _ = torch.linalg.qr(torch.randn(channels, channels, dtype=torch.float64))
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        diagonal = upper.diagonal()
+        # Row i of W is row order[i] of L U.
+        self.register_buffer("order", permutation.argmax(1))
+        self.register_buffer("sign", diagonal.sign().float())
+        # Below the diagonal L, above it U, on it log s: as many numbers as W has.
+        factors = lower.tril(-1) + upper.triu(1) + diagonal.abs().log().diag()
+        self.factors = nn.Parameter(factors.float())
+
+    def forward(
+        self, x: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> tuple[Float[Tensor, "batch channel *space"], Float[Tensor, " batch"]]:
+        """Return z and the sum of log s, once for each pixel."""
+        # bfloat16 would make another map of it than the one whose determinant is known.
+        with torch.autocast(x.device.type, enabled=False):
+            z = _mixed(self.matrix(x.dtype), x)
+        return z, x.new_zeros(x.shape[0]) + self.factors.diagonal().sum() * x.shape[2:].numel()
+
+    def inverse(
+        self, z: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Return x."""
+        with torch.autocast(z.device.type, enabled=False):
+            return _mixed(self.inverse_matrix(z.dtype), z)
+
+    def matrix(self, dtype: torch.dtype) -> Float[Tensor, "channel channel"]:
+        """Return W."""
+        lower, upper = self._triangles(dtype)
+        return (lower @ upper).index_select(0, self.order)
+
+    def inverse_matrix(self, dtype: torch.dtype) -> Float[Tensor, "channel channel"]:
+        """Return the inverse of W, by two triangular systems."""
+        lower, upper = self._triangles(dtype)
+        ones = torch.eye(len(self.order), dtype=dtype, device=self.order.device)
+        unmixed: Tensor = torch.linalg.solve_triangular(
+            lower, ones.index_select(0, self.order.argsort()), upper=False, unitriangular=True
+        )
+        inverse: Tensor = torch.linalg.solve_triangular(upper, unmixed, upper=True)
+        return inverse
+
+    def folded(self) -> "Mix":
+        """Return the layer with its matrix and the inverse of that worked out."""
+        with torch.no_grad():
+            log_abs_det = self.factors.double().diagonal().sum()
+            both = self.matrix(torch.float64), self.inverse_matrix(torch.float64)
+        return Mix(*both, log_abs_det)
+
+    @torch.no_grad()
+    def unfold(self, folded: nn.Module) -> None:
+        """Take a matrix of constants apart: by its permutation, L and U are unique."""
+        rest = folded.get_buffer("matrix").index_select(0, self.order.argsort())
+        for k in range(len(rest)):
+            rest[k + 1 :, k] /= rest[k, k]
+            rest[k + 1 :, k + 1 :] -= torch.outer(rest[k + 1 :, k], rest[k, k + 1 :])
+        diagonal = rest.diagonal()
+        self.sign.copy_(diagonal.sign())
+        self.factors.copy_(rest - diagonal.diag() + diagonal.abs().log().diag())
+
+    def _triangles(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return L and U."""
+        factors, sign = self.factors.to(dtype), self.sign.to(dtype)
+        lower = factors.tril(-1) + torch.eye(len(sign), dtype=dtype, device=sign.device)
+        return lower, factors.triu(1) + (sign * factors.diagonal().exp()).diag()
+
+
+class Mix(Bijection):
+    """z = W x by a matrix of constants, whose inverse is known."""
+
+    matrix: Tensor
+    inverse_matrix: Tensor
+    log_abs_det: Tensor
+
+    def __init__(
+        self,
+        matrix: Float[Tensor, "channel channel"],
+        inverse_matrix: Float[Tensor, "channel channel"],
+        log_abs_det: Float[Tensor, ""],
+    ) -> None:
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("inverse_matrix", inverse_matrix)
+        self.register_buffer("log_abs_det", log_abs_det)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> tuple[Float[Tensor, "batch channel *space"], Float[Tensor, " batch"]]:
+        """Return z and the constant log-determinant."""
+        log_abs_det = x.new_zeros(x.shape[0]) + self.log_abs_det * x.shape[2:].numel()
+        return _mixed(self.matrix, x), log_abs_det
+
+    def inverse(
+        self, z: Float[Tensor, "batch channel *space"], context: Context = None
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Return x."""
+        return _mixed(self.inverse_matrix, z)
+
+
+def _mixed(
+    matrix: Float[Tensor, "channel channel"], x: Float[Tensor, "batch channel *space"]
+) -> Float[Tensor, "batch channel *space"]:
+    """Return the matrix times the channels of every pixel.
+
+    A product of matrices, since ONNX Runtime has convolutions in float32 alone.
+    """
+    pixels = x.reshape(x.shape[0], x.shape[1], -1)
+    return (matrix @ pixels).reshape(-1, *x.shape[1:])
