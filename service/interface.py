@@ -99,6 +99,9 @@ class Event(Frozen):
     levels: Annotated[int, Field(ge=2, le=256)] | None = None
     features: tuple[str, ...] = ()
     """Of a vector: the name of each feature, in order."""
+    categories: tuple[tuple[str, ...], ...] = ()
+    """Of a vector with categorical features: of each feature the names of its categories, whose
+    number from 0 on is x; of a feature that is a number itself none."""
 
     @model_validator(mode="after")
     def _image_or_vector(self) -> Self:
@@ -112,6 +115,19 @@ class Event(Frozen):
             raise ValueError(f"minimum {self.minimum:g} is not below maximum {self.maximum:g}")
         if self.features and len(self.features) != self.shape[0]:
             raise ValueError(f"{len(self.features)} feature names for {self.shape[0]} features")
+        return self
+
+    @model_validator(mode="after")
+    def _categories_are_those_of_features(self) -> Self:
+        if not self.categories:
+            return self
+        if self.kind != "vector" or len(self.categories) != self.shape[0]:
+            raise ValueError("categories: they are those of each feature of a vector")
+        if not any(self.categories):
+            raise ValueError("categories: no feature has any; leave them out")
+        for names in self.categories:
+            if len(names) == 1 or len(set(names)) < len(names):
+                raise ValueError("categories: two or more, each once; or none of a number")
         return self
 
     @property

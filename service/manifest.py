@@ -69,8 +69,10 @@ class Figure(Frozen):
     unit: str = ""
     note: str = ""
     values: tuple[float, ...] = Field((), max_length=MAX_HELD_OUT)
-    """Of an exact density's figure: -log p(x) in nats of the events that it is the mean of,
-    ascending, or where they are too many, as many quantiles. It tells what is usual."""
+    """Of a density's figure: -log p(x) in nats of the events that it is the mean of, ascending,
+    or where they are too many, as many quantiles. It tells what is usual."""
+    draws: int | None = Field(None, ge=1)
+    """Of each event, where they are estimates. Only estimates of as many are like them."""
 
     @model_validator(mode="after")
     def _values_ascend(self) -> Self:
@@ -125,9 +127,9 @@ class Manifest(Interface):
     licence: str
 
     @property
-    def held_out(self) -> tuple[float, ...]:
-        """-log p(x) of events that training never saw, in nats, ascending; none if not told."""
-        return next((figure.values for figure in self.evaluation if figure.values), ())
+    def held_out(self) -> Figure | None:
+        """The figure that tells -log p(x) of events that training never saw, if one does."""
+        return next((figure for figure in self.evaluation if figure.values), None)
 
     @model_validator(mode="before")
     @classmethod
@@ -177,8 +179,10 @@ class Manifest(Interface):
             raise ValueError("latent.distribution: learned goes with a prior graph, only with one")
         if self.density.estimator == "hutchinson" and self.ode is None:
             raise ValueError("density: estimator hutchinson is of a flow that has an ode")
-        if self.held_out and self.density.kind != "exact":
-            raise ValueError("evaluation.values: only an exact density tells those of events")
+        if self.held_out and self.density.kind == "none":
+            raise ValueError("evaluation.values: only a density tells those of events")
+        if self.held_out and (self.density.kind == "exact") != (self.held_out.draws is None):
+            raise ValueError("evaluation.draws: goes with values that are estimates")
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """Tensors on the wire: JSON values or npy bytes to arrays that are known to be good, and back."""
 
 import io
+import reprlib
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import InputInvalid, RequestMalformed
+from service.interface import Event
 
 Array = npt.NDArray[Any]
 
@@ -180,6 +182,26 @@ def check(
         values = np.ascontiguousarray(array, dtype=np.float32)
     _check_values(values, field=field, minimum=minimum, maximum=maximum)
     return values
+
+
+def check_categories(values: Array, event: Event, *, field: str) -> None:
+    """Pass if each categorical feature of each row is the number of a category.
+
+    Raises:
+        InputInvalid: One is not.
+    """
+    for column, names in enumerate(event.categories):
+        if not names:
+            continue
+        given = values[:, column]
+        wrong = np.flatnonzero((given < 0) | (given >= len(names)) | (given % 1 != 0))
+        if len(wrong):
+            feature = event.features[column] if event.features else column
+            raise InputInvalid(
+                f"field '{field}': row {wrong[0]} has {given[wrong[0]]:g} for {feature}; expected "
+                f"0 to {len(names) - 1} ({reprlib.repr(list(names))}).",
+                field=field,
+            )
 
 
 def _check_values(

@@ -66,6 +66,12 @@ class DataConfig(Frozen):
         "numbers a conditional flow is told beside each event, in place of the label; of "
         "sklearn:swiss_roll and sklearn:s_curve the position",
     )
+    categorical: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="columns of a table, among those to use, that hold categories as text or whole "
+        "numbers; a flow makes and weighs them beside the numbers",
+    )
     columns: tuple[str, ...] | None = Field(
         None, min_length=1, description="columns of a table to use, in this order; by default all"
     )
@@ -126,7 +132,7 @@ class DataConfig(Frozen):
         return 0.0 if self.low is None else self.low, 1.0 if self.high is None else self.high
 
 
-_OF_ROWS = ("shape", "levels", "label", "context", "columns", "noise", "test_tail")
+_OF_ROWS = ("shape", "levels", "label", "context", "categorical", "columns", "noise", "test_tail")
 """Options that an integrand does not have."""
 _OF_INTEGRANDS = ("dimensions", "low", "high")
 """Those that only an integrand has."""
@@ -258,6 +264,7 @@ def _read(config: DataConfig) -> tuple[Raw, Integrand | None]:
             config.source,
             label=config.label,
             context=config.context,
+            categorical=config.categorical,
             columns=config.columns,
             rows=config.rows,
             noise=config.noise,
@@ -296,7 +303,9 @@ def _events(raw: Raw, config: DataConfig) -> tuple[Num[np.ndarray, "rows ..."], 
             f"none; give their 'shape' or leave 'levels' out"
         )
     x = to_features(raw)
-    return x, Event(kind="vector", shape=x.shape[1:], features=raw.columns)
+    return x, Event(
+        kind="vector", shape=x.shape[1:], features=raw.columns, categories=raw.categories
+    )
 
 
 def _split(raw: Raw, config: DataConfig) -> dict[str, Int64[np.ndarray, " rows"]]:

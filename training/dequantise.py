@@ -1,6 +1,7 @@
-"""From the grey levels of an image to numbers without gaps or bounds, and back."""
+"""From grey levels and categories to numbers without gaps or bounds, and back."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -86,6 +87,67 @@ class Spread(nn.Module):
     def inverse(self, w: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return x from 0 to 1, not rounded, as `Dequantise.inverse` does."""
         return _intensity((w + 1) / 2, self.levels)
+
+
+class Columns(nn.Module):
+    r"""Standardise the numbers of a row, and spread its categories out as `Dequantise` does levels.
+
+    Args:
+        mean, std: Of each feature over the training rows.
+        counts: How many categories each feature has; 0 for a number.
+        alpha, bound: As of `Dequantise`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: Float[Tensor, " feature"],
+        std: Float[Tensor, " feature"],
+        counts: Sequence[int],
+        *,
+        alpha: float,
+        bound: float,
+    ) -> None:
+        super().__init__()
+        numbers = [k for k, count in enumerate(counts) if not count]
+        kinds = [k for k, count in enumerate(counts) if count]
+        self.alpha = alpha
+        self.stretch = bound / (math.log1p(-alpha) - math.log(alpha))
+        self.numbers, self.kinds = numbers, kinds
+        self.order = [*map([*numbers, *kinds].index, range(len(counts)))]
+        self.register_buffer("mean", mean[numbers])
+        self.register_buffer("std", std[numbers])
+        self.register_buffer("counts", torch.tensor([float(counts[k]) for k in kinds]))
+
+    def forward(
+        self, x: Float[Tensor, "batch feature"], noise: Float[Tensor, "batch feature"]
+    ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
+        """Return w and log |det dw/dx|, where a category is a bin of width 1.
+
+        Args:
+            x: Numbers in their own units, and numbers of categories, rounded here.
+            noise: Uniform in [0, 1); that of numbers is not used.
+        """
+        counts = self.get_buffer("counts").to(x)
+        numbers = (x[:, self.numbers] - self.mean.to(x)) / self.std.to(x)
+        place = (x[:, self.kinds].round() + noise[:, self.kinds].to(x)) / counts
+        low = self.alpha + (1 - 2 * self.alpha) * place
+        high = self.alpha + (1 - 2 * self.alpha) * (1 - place)
+        slope = (self.stretch * (1 - 2 * self.alpha) / counts).log()
+        log_abs_det = (slope - low.log() - high.log()).sum(dim=1) - self.std.to(x).log().sum()
+        kinds = self.stretch * (low.log() - high.log())
+        return torch.cat((numbers, kinds), dim=1)[:, self.order], log_abs_det
+
+    def inverse(self, w: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
+        """Return the row: numbers, and the categories in whose bins w lies."""
+        counts = self.get_buffer("counts").to(w)
+        numbers = w[:, self.numbers] * self.std.to(w) + self.mean.to(w)
+        low = torch.sigmoid(w[:, self.kinds] / self.stretch)
+        place = (low - self.alpha) / (1 - 2 * self.alpha)
+        kinds = torch.minimum((place * counts).floor().clamp(min=0), counts - 1)
+        return torch.cat((numbers, kinds), dim=1)[:, self.order]
 
 
 def _within(

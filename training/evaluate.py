@@ -110,9 +110,13 @@ def _likelihood(
     event = model.interface.event
     for name, first in parts[0].items():
         nats = torch.cat([part[name].values.double().cpu() for part in parts])
+        mean = _mean(name, nats, unit="nats per event", note=first.note)
         # An estimate of other draws would be compared with what it is not like.
-        held_out = _quantiles(nats) if model.interface.density.kind == "exact" else ()
-        yield _mean(name, nats, unit="nats per event", note=first.note, held_out=held_out)
+        like = {"exact": None, "dequantisation": draws}
+        if model.interface.density.estimator in like:
+            told = {"values": _quantiles(nats), "draws": like[model.interface.density.estimator]}
+            mean = mean.model_copy(update=told)
+        yield mean
         if event.levels:
             bits = nats / (event.size * math.log(2))
             yield _mean(f"{name}, bits per dim", bits, unit="bits per dim", note=first.note)
@@ -258,7 +262,6 @@ def _mean(
     *,
     unit: str,
     note: str,
-    held_out: tuple[float, ...] = (),
 ) -> Figure:
     error = values.std().item() / math.sqrt(len(values))
     return Figure(
@@ -268,7 +271,6 @@ def _mean(
         n=len(values),
         unit=unit,
         note=note,
-        values=held_out,
     )
 
 

@@ -9,7 +9,7 @@ arXiv:1605.08803 (affine ones, logit); Papamakarios et al. 2017, arXiv:1705.0705
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, get_args
 
 import torch
@@ -24,7 +24,7 @@ from training.coarse import coarse_to_fine
 from training.conditioner import Sizes
 from training.coupling import Bijection, Chain, Standardise, with_digits
 from training.data import Batch, Data
-from training.dequantise import Dequantise
+from training.dequantise import Columns, Dequantise
 from training.elementwise import Additive, Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
 from training.glow import Kind, Moving, Step, multi_scale, of_features
@@ -32,6 +32,9 @@ from training.linear import ActNorm
 from training.networks import normal_log_prob
 from training.told import Told
 
+CATEGORICAL_DRAWS = 64
+"""Of dequantisation noise of each row with categories: as many as the service takes by default,
+so that its anomaly scores compare like with like."""
 Transform = Literal["spline", "affine", "additive"]
 MOVING: tuple[str, ...] = get_args(Moving)
 
@@ -105,7 +108,8 @@ class FlowConfig(Frozen):
         0.05,
         gt=0,
         lt=0.5,
-        description="Of an image: a grey level y enters as the logit of alpha + (1 - 2 alpha) y.",
+        description="Of an image or categories: a level y enters as the logit of alpha + "
+        "(1 - 2 alpha) y.",
     )
     conditional: bool = Field(
         False,
@@ -179,16 +183,20 @@ class Flow(Family):
         self.config = config
         self.event = data.event
         self.told = Told(data, conditional=config.conditional)
-        self.dequantise: Dequantise | None = None
+        self.dequantise: Dequantise | Columns | None = None
         if data.event.kind == "image":
             self.dequantise = _dequantise(config, data.event)
             self.network: Bijection = _image_network(config, data.event, context=self.told.size)
         else:
-            self.network = _vector_network(config, data, context=self.told.size)
+            first = _first(config, data)
+            if isinstance(first, Columns):
+                self.dequantise, self.usual_draws = first, CATEGORICAL_DRAWS
+            layers = _of_features(config, data, context=self.told.size)
+            self.network = Chain([*layers] if isinstance(first, Columns) else [first, *layers])
 
     @property
     def interface(self) -> Interface:
-        """What is served: an exact density, or for images its mean over noise below a level."""
+        """What is served: an exact density, or where x has gaps its mean over noise in those."""
         event, given = self.event, self.told.what
         if self.dequantise is None:
             density = Density(
@@ -196,6 +204,17 @@ class Flow(Family):
                 estimator="exact",
                 measure="per unit of x" + given,
                 preprocessing="standardised with the mean and deviation of the training rows",
+            )
+        elif isinstance(self.dequantise, Columns):
+            density = Density(
+                kind="estimate",
+                estimator="dequantisation",
+                measure=f"per unit of the numbers in x, and probability of its categories{given}",
+                preprocessing=(
+                    "numbers standardised with the mean and deviation of the training rows; of k "
+                    "categories y = (number + noise) / k, then the logit of alpha + (1 - 2 alpha) "
+                    f"y with alpha = {self.config.alpha}"
+                ),
             )
         else:
             density = Density(
@@ -231,7 +250,7 @@ class Flow(Family):
         return self._loss(batch)["loss"]
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
-        """Return each event's negative log-density, of an image by noise below a grey level.
+        """Return each event's negative log-density, of grey levels or categories by noise in them.
 
         That is the log of a mean over draws, an upper bound in expectation (Burda et al. 2016,
         arXiv:1509.00519).
@@ -240,7 +259,7 @@ class Flow(Family):
             return {"negative log-density": Nats(-self._log_density(batch))}
         found = [self._log_density(batch).double() for _ in range(draws)]
         nats = -log_mean(torch.stack(found, dim=1))
-        note = f"an upper bound on average: dequantisation noise, draws per image: {draws}"
+        note = f"an upper bound on average: dequantisation noise, draws per event: {draws}"
         return {"negative log-density": Nats(nats, note)}
 
     def encode(
@@ -249,9 +268,9 @@ class Flow(Family):
         """Return z and log |det dz/dx|, such that log N(z) plus it is the log-density.
 
         Args:
-            x: Events in the data's own units; an image is rounded to its grey levels.
-            inputs: The label or the context, if the flow is conditional; then of an image the
-                noise, which is its place below each level, uniform in [0, 1).
+            x: Events in the data's own units; images and categories are rounded.
+            inputs: The label or the context, if the flow is conditional; then of images and
+                categories the noise, which is the place within each level, uniform in [0, 1).
         """
         z, log_abs_det, _ = self.encode_and_log_density(x, *inputs)
         return z, log_abs_det
@@ -272,7 +291,7 @@ class Flow(Family):
     def log_density(
         self, x: Float[Tensor, "batch ..."], *inputs: Tensor
     ) -> Float[Tensor, " batch"]:
-        """Return log p(x) in nats; for an image one draw, whose exp averages to P(image)."""
+        """Return log p(x) in nats; of levels or categories one draw, whose exp averages to p."""
         return self.encode_and_log_density(x, *inputs)[2]
 
     def decode(
@@ -287,7 +306,7 @@ class Flow(Family):
         """Return decode, and one graph for both encode and log_density."""
         decode, judge = Call(self, "decode"), Call(self, "encode_and_log_density")
         return {
-            "decode": decode if self.dequantise is None else Pixels(decode),
+            "decode": Pixels(decode) if self.event.kind == "image" else decode,
             "encode": judge,
             "log_density": judge,
         }
@@ -311,20 +330,27 @@ def _dequantise(config: FlowConfig, event: Event) -> Dequantise:
     return Dequantise(levels=event.levels, alpha=config.alpha, bound=config.bound)
 
 
-def _vector_network(config: FlowConfig, data: Data, *, context: int) -> Chain:
-    """Return the layers of features, after what brings those to mean 0 and variance 1."""
+def _of_features(config: FlowConfig, data: Data, *, context: int) -> Iterator[Bijection]:
+    """Return the layers of features."""
     features = data.event.size
     if features < 2:
         raise ValueError("model.family: a flow needs two features or more; got one")
     if "scales" in config.model_fields_set:
         raise ValueError("model.scales: is of images; leave it out")
+    return of_features(config.steps, features, config.sizes(context))
+
+
+def _first(config: FlowConfig, data: Data) -> Bijection | Columns:
+    """Return what brings features to mean 0 and variance 1, or into the box of the splines."""
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
-    first: Bijection = Standardise(mean, std)
     if data.integrand is not None:
-        first = Box(data.integrand.low, data.integrand.high)
-    return Chain([first, *of_features(config.steps, features, config.sizes(context))])
+        return Box(data.integrand.low, data.integrand.high)
+    if data.event.categories:
+        counts = [len(names) for names in data.event.categories]
+        return Columns(mean, std, counts, alpha=config.alpha, bound=config.bound)
+    return Standardise(mean, std)
 
 
 def _image_network(config: FlowConfig, event: Event, *, context: int) -> Chain:

@@ -31,6 +31,8 @@ class Raw:
         context_names: Of each of these numbers.
         names: Name of class k for labels 0 to k - 1, where the source knows better than `label`.
         columns: Name of each column of a table.
+        categories: Of each column the names of its categories, whose numbers it then holds; none
+            of a column of numbers. Empty if no column has any.
         levels: Grey levels, where the source knows them.
         validation, test: Length of the official splits at the end. None: to be drawn.
     """
@@ -44,6 +46,7 @@ class Raw:
     context_names: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None
     columns: tuple[str, ...] = ()
+    categories: tuple[tuple[str, ...], ...] = ()
     levels: int | None = None
     validation: int | None = None
     test: int | None = None

@@ -151,6 +151,8 @@ def _check_data(model: ModelConfig, data: Data) -> None:
     """
     if data.integrand is not None and not isinstance(model, ProposalConfig):
         raise RecipeInvalid(f'model.family: an integrand takes "proposal"; got "{model.family}"')
+    if data.event.categories and not isinstance(model, FlowConfig):
+        raise RecipeInvalid(f'data.categorical: only a "flow" makes them; got "{model.family}"')
     if data.context is None:
         return
     if not isinstance(model, FlowConfig | ContinuousFlowConfig):

@@ -148,6 +148,7 @@ def _difference_of_events(known: Event, given: Event) -> str:
         ("{}s", "kind"),
         ("events of shape {}", "shape"),
         ("columns {}", "features"),
+        ("categories {}", "categories"),
     ):
         ours, theirs = getattr(known, name), getattr(given, name)
         if ours and ours != theirs:

@@ -55,6 +55,7 @@ def read(
     *,
     label: str | None,
     context: tuple[str, ...] | None,
+    categorical: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
     rows: int | None,
     noise: float | None,
@@ -66,6 +67,7 @@ def read(
         source: `sklearn:NAME`, `openml:NAME`, or a path: a file or a folder of images.
         label: Column or key of the classes. None: what the source itself calls its classes.
         context: Columns or keys of the numbers that a model is told. None: there are none.
+        categorical: Columns of a table that hold categories. None: all are numbers.
         columns: Which columns of a table, in order. None: all but the label and the context.
         rows: How many to generate, where the set is generated. Others are read whole.
         noise: Of a generated set. None: the set's own.
@@ -76,14 +78,14 @@ def read(
     """
     scheme, _, name = source.partition(":")
     if scheme == "sklearn" and name in TOYS:
-        _refuse(source, label=label, columns=columns)
+        _refuse(source, label=label, categorical=categorical, columns=columns)
         return _toy(name, context=context, rows=rows, noise=noise, seed=seed)
     _refuse(source, noise=noise)
     if scheme == "sklearn":
-        _refuse(source, label=label)
+        _refuse(source, label=label, categorical=categorical)
         return _built_in(name, context, columns)
     if scheme == "openml":
-        return _openml(name, label=label, context=context, columns=columns)
+        return _openml(name, label=label, context=context, categorical=categorical, columns=columns)
     path = Path(source)
     if not path.exists():
         raise DataInvalid(
@@ -91,10 +93,10 @@ def read(
             f"at the current directory), sklearn:NAME or openml:NAME"
         )
     if path.is_dir():
-        _refuse(source, label=label, context=context, columns=columns)
+        _refuse(source, label=label, context=context, categorical=categorical, columns=columns)
         return read_folder(path)
     if path.suffix in (".npy", ".npz"):
-        _refuse(source, columns=columns)
+        _refuse(source, categorical=categorical, columns=columns)
         return read_archive(path, label, context)
     if path.suffix in (".csv", ".parquet"):
         frame = read_file(path)
@@ -104,6 +106,7 @@ def read(
             title=path.name,
             label=label,
             context=context,
+            categorical=categorical,
             columns=columns,
         )
     raise DataInvalid(
@@ -167,6 +170,7 @@ def _built_in(name: str, context: tuple[str, ...] | None, columns: tuple[str, ..
         title=title,
         label="target",
         context=context,
+        categorical=None,
         columns=columns,
         names=names,
     )
@@ -177,6 +181,7 @@ def _openml(
     *,
     label: str | None,
     context: tuple[str, ...] | None,
+    categorical: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
 ) -> Raw:
     """Return a set of openml.org. Its own target is the label where it is categorical."""
@@ -197,5 +202,6 @@ def _openml(
         title=f"OpenML {name}",
         label=label,
         context=context,
+        categorical=categorical,
         columns=columns,
     )

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 
 from training.raw import DataInvalid, Raw, reason
+
+MAX_CATEGORIES = 256
+"""Of a column. A guess: with more, few rows are left of each."""
 
 
 def read_file(path: Path) -> pd.DataFrame:
@@ -53,6 +56,7 @@ def read_table(
     title: str,
     label: str | None,
     context: tuple[str, ...] | None,
+    categorical: tuple[str, ...] | None,
     columns: tuple[str, ...] | None,
     names: tuple[str, ...] | None = None,
 ) -> Raw:
@@ -77,19 +81,57 @@ def read_table(
         raise DataInvalid(
             f"{source}: no columns are left beside the label and the context; name other columns"
         )
+    kinds = categorical or ()
+    if strange := [name for name in kinds if name not in chosen]:
+        raise DataInvalid(
+            f"{source}: categorical column '{strange[0]}' is none of the columns in use; they are "
+            f"{', '.join(chosen[:20])}"
+        )
     for name in (*chosen, *told):
-        _require_numeric(frame[name], source)
+        if name not in kinds:
+            _require_numeric(frame[name], source)
+    codes = {name: _codes(frame[name], source) for name in kinds}
+    x = [codes[name][0] if name in codes else _numbers(frame[name]) for name in chosen]
     return Raw(
-        frame[chosen].to_numpy(dtype=np.float64, na_value=np.nan),
+        np.stack(x, axis=1),
         source=source,
         title=title,
         label=None if label is None else _classes(frame[label], source),
         label_key=label or "label",
-        context=frame[told].to_numpy(dtype=np.float64, na_value=np.nan) if told else None,
+        context=np.stack([_numbers(frame[name]) for name in told], axis=1) if told else None,
         context_names=tuple(told),
         names=names,
         columns=tuple(chosen),
+        categories=tuple(codes[name][1] if name in codes else () for name in chosen)
+        if codes
+        else (),
     )
+
+
+def _numbers(column: "pd.Series[float]") -> Float64[np.ndarray, " rows"]:
+    """Return a column of numbers, NaN where one is missing."""
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _codes(
+    column: "pd.Series[float]", source: str
+) -> tuple[Float64[np.ndarray, " rows"], tuple[str, ...]]:
+    """Return a column of categories as their numbers, and their names in the order of those."""
+    values = _classes(column, source, what="categorical")
+    if values.dtype.kind == "f":
+        if len(broken := np.flatnonzero(values % 1 != 0)):
+            raise DataInvalid(
+                f"{source}: categorical column '{column.name}' holds {values[broken[0]]} in row "
+                f"{broken[0]} (rows count from 0); use whole numbers or text"
+            )
+        values = values.astype(np.int64)
+    names, codes = np.unique(values, return_inverse=True)
+    if not 2 <= len(names) <= MAX_CATEGORIES:
+        raise DataInvalid(
+            f"{source}: categorical column '{column.name}' has {len(names)} categories; expected 2 "
+            f"to {MAX_CATEGORIES}"
+        )
+    return codes.astype(np.float64), tuple(str(name) for name in names)
 
 
 def _require_numeric(column: "pd.Series[float]", source: str) -> None:
@@ -104,16 +146,18 @@ def _require_numeric(column: "pd.Series[float]", source: str) -> None:
     what = f"row {shown.index[0]} holds '{shown.iloc[0]}'" if len(shown) else "it is empty"
     raise DataInvalid(
         f"{source}: column '{column.name}' is not numeric ({what}, rows count from 0); make it "
-        f"the label, leave it out through 'columns', or turn it into numbers"
+        f"the label or 'categorical', leave it out through 'columns', or turn it into numbers"
     )
 
 
-def _classes(column: "pd.Series[float]", source: str) -> Shaped[np.ndarray, " rows"]:
-    """Return a label column as numbers where it has numbers, else as text."""
+def _classes(
+    column: "pd.Series[float]", source: str, *, what: str = "label"
+) -> Shaped[np.ndarray, " rows"]:
+    """Return a column of classes as numbers where it has numbers, else as text."""
     missing = np.flatnonzero(column.isna().to_numpy())
     if len(missing):
         raise DataInvalid(
-            f"{source}: label column '{column.name}' has {len(missing)} missing values, the "
+            f"{source}: {what} column '{column.name}' has {len(missing)} missing values, the "
             f"first in row {missing[0]} (rows count from 0); fill them or drop those rows"
         )
     numeric = pd.api.types.is_numeric_dtype(column)

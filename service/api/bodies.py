@@ -97,13 +97,16 @@ class Asked(Generic[Call]):
                     field=field,
                 )
             array = tensors.from_json(value, field=field)
-        return tensors.check(
+        values = tensors.check(
             array,
             field=field,
             shape=shape,
             minimum=event.minimum if event else None,
             maximum=event.maximum if event else None,
         )
+        if event and event.categories:
+            tensors.check_categories(values, event, field=field)
+        return values
 
 
 async def read(request: Request, schema: type[Call]) -> Asked[Call]:

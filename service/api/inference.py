@@ -171,8 +171,9 @@ async def log_density(request: Request) -> Response:
         "bits_per_dim": value.astype("float64") / (-manifest.event.size * math.log(2)),
         "draws": draws,
     }
-    if manifest.held_out and method == ode.usual(manifest):
-        fields["anomaly_score"] = anomaly_scores(value, manifest.held_out)
+    known = manifest.held_out
+    if known and known.draws == draws and method == ode.usual(manifest):
+        fields["anomaly_score"] = anomaly_scores(value, known.values)
     if "effective_sample_size" in answer:
         fields["effective_sample_size"] = OrNull(answer["effective_sample_size"])
     seed = reading.seed if estimated else None

@@ -140,6 +140,28 @@ def contextual(rows: int = 40) -> Data:
     return of(x, context=context, named=named)
 
 
+def mixed(rows: int = 40) -> Data:
+    """Return a number, a category of three, a number and one of two; the mean is the category."""
+    generator = torch.Generator().manual_seed(3)
+    chances = torch.tensor([0.2, 0.3, 0.5])
+    kind = torch.multinomial(chances, rows, replacement=True, generator=generator)
+    other = torch.rand(rows, generator=generator) < 0.25 + 0.25 * kind
+    x = torch.stack(
+        (
+            kind + torch.randn(rows, generator=generator),
+            kind,
+            2 * other + 0.5 * torch.randn(rows, generator=generator),
+            other,
+        ),
+        dim=1,
+    )
+    categories = ((), ("low", "mid", "high"), (), ("no", "yes"))
+    event = Event(
+        kind="vector", shape=(4,), features=("a", "kind", "b", "is"), categories=categories
+    )
+    return of(x, event, mean=x.mean(0).numpy(), std=x.std(0).numpy())
+
+
 def shaken(flow: Shaken, scale: float = 0.3) -> Shaken:
     """Return the flow with random weights in place of the identity it starts as."""
     torch.manual_seed(1)
@@ -228,6 +250,7 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "flow of images with labels": lambda: _flow(images(classes=3), CONDITIONAL),
     "flow of features with labels": lambda: _flow(labelled(), CONDITIONAL),
     "flow of features by masked splines with labels": lambda: _flow(labelled(), MASKED_CONDITIONAL),
+    "flow of numbers and categories": lambda: _flow(mixed()),
     "flow of features with a context": lambda: _flow(contextual(), CONDITIONAL),
     "flow of features by masked splines with a context": lambda: _flow(
         contextual(), MASKED_CONDITIONAL
@@ -279,6 +302,7 @@ EXPORTED = (
     "flow of images with labels",
     "flow of features by masked splines with labels",
     "flow of features with a context",
+    "flow of numbers and categories",
     "continuous flow with a context",
     "glow of images",
     "glow of images in colour with labels",

@@ -189,6 +189,8 @@ def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
     elif spec.name == "x":
         minimum, maximum = manifest.event.minimum, manifest.event.maximum
     array = tensors.check(array, field=spec.name, shape=shape, minimum=minimum, maximum=maximum)
+    if spec.name == "x" and manifest.event.categories:
+        tensors.check_categories(array, manifest.event, field="x")
     if spec.name in ("scale", "scale_tril"):
         _check_scale(spec.name, array)
     return array
