@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image
 
-from training.raw import DataInvalid, Raw, reason
+from training.raw import DataInvalid, Parts, Raw, reason
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test"})
 
 
-def read_archive(path: Path, label: str | None, context: tuple[str, ...] | None) -> Raw:
+def read_archive(path: Path, parts: Parts) -> Raw:
     """Return the arrays of a .npy file (x) or a .npz file (x, or x_train with x_val, x_test).
 
-    Classes are under y, or under the name that `label` gives, with the same endings; so are the
+    Classes are under y, or under the name that `parts` gives, with the same endings; so are the
     numbers of a context, one of each row or several.
 
     Raises:
@@ -31,8 +31,8 @@ def read_archive(path: Path, label: str | None, context: tuple[str, ...] | None)
             f"{path}: expected a key x or x_train; its keys are {', '.join(arrays)}; save x, or "
             f"x_train with x_test"
         )
-    key = label or "y"
-    labelled = label is not None or any(f"{key}{end}" in arrays for end in ends)
+    key = parts.label or "y"
+    labelled = parts.label is not None or any(f"{key}{end}" in arrays for end in ends)
     for end in ends:
         _require_fit(path, arrays, x=f"x{end}", y=f"{key}{end}" if labelled else None)
         if arrays[f"x{end}"].shape[1:] != arrays[f"x{ends[0]}"].shape[1:]:
@@ -40,7 +40,7 @@ def read_archive(path: Path, label: str | None, context: tuple[str, ...] | None)
                 f"{path}: rows of 'x{end}' have shape {arrays[f'x{end}'].shape[1:]}, those of "
                 f"'x{ends[0]}' {arrays[f'x{ends[0]}'].shape[1:]}; make them alike"
             )
-    told = [_context(path, arrays, key, ends) for key in context or ()]
+    told = [_context(path, arrays, key, ends) for key in parts.context or ()]
     length = {end: len(arrays[f"x{end}"]) for end in ends}
     return Raw(
         np.concatenate([arrays[f"x{end}"] for end in ends]),

@@ -21,7 +21,7 @@ from training.events import (
     to_pixels,
 )
 from training.integrands import Integrand, find, is_integrand
-from training.raw import DataInvalid, Raw
+from training.raw import DataInvalid, Parts, Raw
 from training.sources import GENERATED_ROWS, read
 
 MINIMUM_ROWS = 20
@@ -260,16 +260,8 @@ def load(config: DataConfig) -> Data:
 def _read(config: DataConfig) -> tuple[Raw, Integrand | None]:
     """Return the rows of a source, or an integrand with uniform points of its box."""
     if not is_integrand(config.source):
-        raw = read(
-            config.source,
-            label=config.label,
-            context=config.context,
-            categorical=config.categorical,
-            columns=config.columns,
-            rows=config.rows,
-            noise=config.noise,
-            seed=config.seed,
-        )
+        parts = Parts(config.label, config.context, config.categorical, config.columns)
+        raw = read(config.source, parts, rows=config.rows, noise=config.noise, seed=config.seed)
         return raw, None
     low, high = config.box
     integrand = find(config.source, dimensions=config.dimensions, low=low, high=high)

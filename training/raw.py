@@ -16,6 +16,23 @@ def reason(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Which columns of a table, or keys of an archive, are used and as what.
+
+    Args:
+        label: The class. None: what the source itself calls its classes.
+        context: The numbers that a model is told. None: there are none.
+        categorical: Those that hold categories. None: all are numbers.
+        columns: The features, in order. None: all that are nothing else.
+    """
+
+    label: str | None = None
+    context: tuple[str, ...] | None = None
+    categorical: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Raw:
     """Rows as their source holds them.
 

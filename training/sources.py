@@ -1,7 +1,7 @@
 """Sources: where rows come from, each read into one `Raw` value with its numbers unchecked."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Float, Num
 from sklearn import datasets
 
 from training.arrays import read_archive, read_folder
-from training.raw import DataInvalid, Raw, reason
+from training.raw import DataInvalid, Parts, Raw, reason
 from training.tables import read_file, read_table
 
 GENERATED_ROWS = 10_000
@@ -50,25 +50,12 @@ TABLES = {
 }
 
 
-def read(
-    source: str,
-    *,
-    label: str | None,
-    context: tuple[str, ...] | None,
-    categorical: tuple[str, ...] | None,
-    columns: tuple[str, ...] | None,
-    rows: int | None,
-    noise: float | None,
-    seed: int,
-) -> Raw:
+def read(source: str, parts: Parts, *, rows: int | None, noise: float | None, seed: int) -> Raw:
     """Return the rows of a source, all of them.
 
     Args:
         source: `sklearn:NAME`, `openml:NAME`, or a path: a file or a folder of images.
-        label: Column or key of the classes. None: what the source itself calls its classes.
-        context: Columns or keys of the numbers that a model is told. None: there are none.
-        categorical: Columns of a table that hold categories. None: all are numbers.
-        columns: Which columns of a table, in order. None: all but the label and the context.
+        parts: What of it is used.
         rows: How many to generate, where the set is generated. Others are read whole.
         noise: Of a generated set. None: the set's own.
         seed: Of a generated set.
@@ -78,14 +65,14 @@ def read(
     """
     scheme, _, name = source.partition(":")
     if scheme == "sklearn" and name in TOYS:
-        _refuse(source, label=label, categorical=categorical, columns=columns)
-        return _toy(name, context=context, rows=rows, noise=noise, seed=seed)
+        _refuse_parts(source, parts, "label", "categorical", "columns")
+        return _toy(name, parts.context, rows=rows, noise=noise, seed=seed)
     _refuse(source, noise=noise)
     if scheme == "sklearn":
-        _refuse(source, label=label, categorical=categorical)
-        return _built_in(name, context, columns)
+        _refuse_parts(source, parts, "label", "categorical")
+        return _built_in(name, parts)
     if scheme == "openml":
-        return _openml(name, label=label, context=context, categorical=categorical, columns=columns)
+        return _openml(name, parts)
     path = Path(source)
     if not path.exists():
         raise DataInvalid(
@@ -93,26 +80,22 @@ def read(
             f"at the current directory), sklearn:NAME or openml:NAME"
         )
     if path.is_dir():
-        _refuse(source, label=label, context=context, categorical=categorical, columns=columns)
+        _refuse_parts(source, parts, "label", "context", "categorical", "columns")
         return read_folder(path)
     if path.suffix in (".npy", ".npz"):
-        _refuse(source, categorical=categorical, columns=columns)
-        return read_archive(path, label, context)
+        _refuse_parts(source, parts, "categorical", "columns")
+        return read_archive(path, parts)
     if path.suffix in (".csv", ".parquet"):
-        frame = read_file(path)
-        return read_table(
-            frame,
-            source=source,
-            title=path.name,
-            label=label,
-            context=context,
-            categorical=categorical,
-            columns=columns,
-        )
+        return read_table(read_file(path), parts, source=source, title=path.name)
     raise DataInvalid(
         f"{source}: cannot read '{path.suffix}' files; give .npy, .npz, .csv, .parquet or a "
         f"folder of images"
     )
+
+
+def _refuse_parts(source: str, parts: Parts, *names: str) -> None:
+    """Raise for a part that the source has not."""
+    _refuse(source, **{name: getattr(parts, name) for name in names})
 
 
 def _refuse(source: str, **options: object) -> None:
@@ -124,8 +107,8 @@ def _refuse(source: str, **options: object) -> None:
 
 def _toy(
     name: str,
-    *,
     context: tuple[str, ...] | None,
+    *,
     rows: int | None,
     noise: float | None,
     seed: int,
@@ -151,11 +134,11 @@ def _toy(
     )
 
 
-def _built_in(name: str, context: tuple[str, ...] | None, columns: tuple[str, ...] | None) -> Raw:
+def _built_in(name: str, parts: Parts) -> Raw:
     """Return one of the sets that scikit-learn carries."""
     source, title = f"sklearn:{name}", f"scikit-learn {name}"
     if name == "digits":
-        _refuse(source, context=context, columns=columns)
+        _refuse_parts(source, parts, "context", "columns")
         digits = datasets.load_digits()
         x = digits.images.astype(np.uint8)
         return Raw(x, source=source, title=title, label=digits.target, levels=17)
@@ -164,26 +147,11 @@ def _built_in(name: str, context: tuple[str, ...] | None, columns: tuple[str, ..
         raise DataInvalid(f"{source}: unknown set; scikit-learn's sets known here are {known}")
     bunch = TABLES[name](as_frame=True)
     names = tuple(map(str, bunch.target_names))
-    return read_table(
-        bunch.frame,
-        source=source,
-        title=title,
-        label="target",
-        context=context,
-        categorical=None,
-        columns=columns,
-        names=names,
-    )
+    labelled = replace(parts, label="target")
+    return read_table(bunch.frame, labelled, source=source, title=title, names=names)
 
 
-def _openml(
-    name: str,
-    *,
-    label: str | None,
-    context: tuple[str, ...] | None,
-    categorical: tuple[str, ...] | None,
-    columns: tuple[str, ...] | None,
-) -> Raw:
+def _openml(name: str, parts: Parts) -> Raw:
     """Return a set of openml.org. Its own target is the label where it is categorical."""
     source = f"openml:{name}"
     try:
@@ -194,14 +162,7 @@ def _openml(
             f"save the table as .csv or .parquet and give its path"
         ) from error
     target = bunch.target.name if isinstance(bunch.target, pd.Series) else None
-    if label is None and target is not None and not pd.api.types.is_numeric_dtype(bunch.target):
-        label = str(target)
-    return read_table(
-        bunch.frame,
-        source=source,
-        title=f"OpenML {name}",
-        label=label,
-        context=context,
-        categorical=categorical,
-        columns=columns,
-    )
+    numeric = pd.api.types.is_numeric_dtype(bunch.target)
+    if parts.label is None and target is not None and not numeric:
+        parts = replace(parts, label=str(target))
+    return read_table(bunch.frame, parts, source=source, title=f"OpenML {name}")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
-from training.raw import DataInvalid, Raw, reason
+from training.raw import DataInvalid, Parts, Raw, reason
 
 MAX_CATEGORIES = 256
 """Of a column. A guess: with more, few rows are left of each."""
@@ -51,13 +51,10 @@ def _is_number(text: str) -> bool:
 
 def read_table(
     frame: pd.DataFrame,
+    parts: Parts,
     *,
     source: str,
     title: str,
-    label: str | None,
-    context: tuple[str, ...] | None,
-    categorical: tuple[str, ...] | None,
-    columns: tuple[str, ...] | None,
     names: tuple[str, ...] | None = None,
 ) -> Raw:
     """Return the wanted columns of a table as float64, its label and context columns apart.
@@ -66,7 +63,11 @@ def read_table(
         DataInvalid: A column is missing, named twice or not numeric, or a label is missing.
     """
     frame = frame.rename(columns=str).reset_index(drop=True)
-    told, apart = [*(context or ())], [*(context or ()), *([] if label is None else [label])]
+    label, columns = parts.label, parts.columns
+    told, apart = (
+        [*(parts.context or ())],
+        [*(parts.context or ()), *([] if label is None else [label])],
+    )
     chosen = (
         [name for name in frame.columns if name not in apart] if columns is None else [*columns]
     )
@@ -81,7 +82,7 @@ def read_table(
         raise DataInvalid(
             f"{source}: no columns are left beside the label and the context; name other columns"
         )
-    kinds = categorical or ()
+    kinds = parts.categorical or ()
     if strange := [name for name in kinds if name not in chosen]:
         raise DataInvalid(
             f"{source}: categorical column '{strange[0]}' is none of the columns in use; they are "

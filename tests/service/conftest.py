@@ -104,7 +104,8 @@ def solved(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) ->
     """A client of a service of continuous flows, and of one flow that is none."""
     folder = tmp_path_factory.mktemp("solved")
     usual = replace(bundles.AFFINE, name="usual", held_out=(1.0, 2.0, 3.0, 4.0))
-    for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE, usual):
+    noisy = replace(bundles.GRAINS, name="noisy", held_out=(10.0, 20.0), held_out_draws=64)
+    for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE, usual, noisy):
         tiny.publish(folder)
     return make_client(models=folder, max_steps=100)
 

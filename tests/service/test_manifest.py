@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service import bundle
-from service.interface import Latent
+from service.interface import Event, Latent
 from service.manifest import Figure
 from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, LEAN_LEARNED, PPCA
 from tests.service.test_bundle import Change, edit, refused
@@ -91,6 +91,17 @@ def test_manifest_without_sound_graphs_is_refused_by_them(tmp_path: Path, graphs
     folder = PPCA.publish(tmp_path)
     edit(folder, lambda manifest: manifest.update(graphs=graphs))
     refused(folder, by="graphs")
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [((),), ((), ()), (("a",), ()), (("a", "a"), ()), (("a", "b"), (), ())],
+)
+def test_categories_are_of_each_feature_and_two_or_more(
+    categories: tuple[tuple[str, ...], ...],
+) -> None:
+    with pytest.raises(ValueError, match="categories: "):
+        Event(kind="vector", shape=(2,), categories=categories)
 
 
 def test_values_of_held_out_events_ascend() -> None:

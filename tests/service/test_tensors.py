@@ -11,6 +11,25 @@ from hypothesis.extra import numpy as arrays
 
 from service import tensors
 from service.errors import InputInvalid, RequestMalformed
+from service.interface import Event
+
+ROWS = Event(
+    kind="vector",
+    shape=(2,),
+    features=("size", "colour"),
+    categories=((), ("blue", "red", "white")),
+)
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0, 2.0])
+def test_number_of_a_category_is_one(colour: float) -> None:
+    tensors.check_categories(np.array([[-7.5, 0], [0.3, colour]], np.float32), ROWS, field="x")
+
+
+@pytest.mark.parametrize("colour", [-1.0, 3.0, 0.5, 1e30])
+def test_number_of_no_category_is_refused_by_row_and_feature(colour: float) -> None:
+    with pytest.raises(InputInvalid, match=r"row 1 has .* for colour; expected 0 to 2 \(\['blue'"):
+        tensors.check_categories(np.array([[1, 0], [1, colour]], np.float32), ROWS, field="x")
 
 
 @given(arrays.arrays(np.float64, arrays.array_shapes(), elements=st.floats(-1e300, 1e300)))

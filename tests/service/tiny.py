@@ -37,6 +37,7 @@ class Tiny:
     constants: Arrays
     references: Mapping[Role, Reference]
     held_out: tuple[float, ...] = ()
+    held_out_draws: int | None = None
 
     def graph(self, role: Role) -> bytes:
         inputs, outputs = self.interface.signature(role)
@@ -85,6 +86,7 @@ class Tiny:
                     n=100,
                     unit="nats",
                     values=self.held_out,
+                    draws=self.held_out_draws,
                 ),
             ),
             provenance=PROVENANCE,

@@ -221,3 +221,17 @@ def test_log_density_says_how_unusual_a_row_is_among_held_out_ones(solved: Clien
     assert "anomaly_score" not in without
     figures = solved.get("/models/usual").json()["evaluation"]
     assert "values" not in figures[0]
+
+
+@pytest.mark.parametrize(
+    ("draws", "like"), [({}, True), ({"draws": 64}, True), ({"draws": 9}, False)]
+)
+def test_estimates_are_unusual_beside_those_of_as_many_draws(
+    solved: Client, draws: dict[str, int], like: bool
+) -> None:
+    x = np.zeros((2, 3, 2, 2)).tolist()
+    said = solved.post("/log-density", json={"model": "noisy", "x": x, **draws}).json()
+    assert ("anomaly_score" in said) == like
+    if like:
+        nats = -np.array(said["log_density"])
+        assert said["anomaly_score"] == [sum(each < nat for each in (10, 20)) / 3 for nat in nats]
