@@ -12,6 +12,7 @@ from service.interface import Event
 from service.manifest import Figure
 from tests.training.bundled import recipe_of_a
 from tests.training.cases import mixed, of, shaken
+from tests.training.learning import learn
 from tests.training.small_sets import data
 from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate
@@ -80,17 +81,8 @@ def test_samples_are_rows_of_the_table() -> None:
 def test_learned_density_ends_at_the_entropy_and_not_below() -> None:
     torch.manual_seed(0)
     rows = mixed(rows=12_000)
-    flow = Flow(FlowConfig(layers=4, width=32, depth=1), rows).train()
-    (turn,) = flow.turns()
-    adam = torch.optim.Adam(turn.parameters, lr=5e-3)
-    steps = 600
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    for _ in range(steps):
-        adam.zero_grad()
-        turn.loss(rows.train[torch.randint(12_000, (512,))])["loss"].backward()
-        adam.step()
-        schedule.step()
-    flow.eval().requires_grad_(False)
+    flow = Flow(FlowConfig(layers=4, width=32, depth=1), rows)
+    learn(flow, rows, steps=600, rate=5e-3)
     generator = torch.Generator().manual_seed(9)
     x = rows.train.x[torch.randint(12_000, (4000,), generator=generator)]
     kind, other = x[:, 1].long(), x[:, 3]

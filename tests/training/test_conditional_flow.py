@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.training.cases import contextual, images, labelled, shaken, vectors
+from tests.training.learning import learn
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch, Data
 from training.flow import Flow, FlowConfig
@@ -72,16 +73,8 @@ def test_learned_density_given_the_label_ends_at_its_entropy() -> None:
     torch.manual_seed(0)
     data = labelled(rows=6000)
     config = FlowConfig(transform="affine", layers=2, width=16, depth=1, conditional=True)
-    flow = Flow(config, data).train()
-    (turn,) = flow.turns()
-    adam = torch.optim.Adam(turn.parameters, lr=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 200)
-    for _ in range(200):
-        adam.zero_grad()
-        turn.loss(data.train[torch.randint(6000, (512,))])["loss"].backward()
-        adam.step()
-        schedule.step()
-    flow.eval().requires_grad_(False)
+    flow = Flow(config, data)
+    learn(flow, data, steps=200, rate=0.01)
     label = torch.arange(9000) % 3
     x = label[:, None] + torch.randn(9000, 2)
     excess = flow.nats(Batch(x, label), 1)["negative log-density"].values
@@ -125,20 +118,11 @@ def test_learned_density_given_the_context_ends_at_its_entropy(family: str) -> N
     model: Flow | ContinuousFlow
     if family == "flow":
         config = FlowConfig(transform="affine", layers=2, width=16, depth=1, conditional=True)
-        model = Flow(config, data).train()
+        model = Flow(config, data)
     else:
         matching = ContinuousFlowConfig(width=32, depth=1, solver="rk4", steps=8, conditional=True)
-        model = ContinuousFlow(matching, data).train()
-    (turn,) = model.turns()
-    adam = torch.optim.Adam(turn.parameters, lr=0.01)
-    steps = 300 if family == "flow" else 1000
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    for _ in range(steps):
-        adam.zero_grad()
-        turn.loss(data.train[torch.randint(6000, (512,))])["loss"].backward()
-        adam.step()
-        schedule.step()
-    model.eval().requires_grad_(False)
+        model = ContinuousFlow(matching, data)
+    learn(model, data, steps=300 if family == "flow" else 1000, rate=0.01)
     context = torch.stack((torch.linspace(-3, 3, 9000), torch.linspace(2, 0.5, 9000)), dim=1)
     where, scale = context[:, :1], context[:, 1:]
     noise = torch.randn(9000, 2)
