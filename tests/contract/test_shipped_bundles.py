@@ -21,6 +21,7 @@ MODELS = Path(__file__).parents[2] / "models"
 SHIPPED = {
     "digits-flow",
     "digits-gan",
+    "digits-glow",
     "digits-vae",
     "mnist-flow",
     "mnist-gan",
