@@ -24,6 +24,7 @@ SHIPPED = {
     "digits-glow",
     "digits-vae",
     "mnist-flow",
+    "mnist-flow-matching",
     "mnist-gan",
     "mnist-vae",
     "moons-flow",
