@@ -45,6 +45,8 @@ def draw(results: Mapping[str, Any], images: Mapping[str, np.ndarray], file: Pat
 def _curves(axes: Axes, results: Mapping[str, Any], figure: str, name: str) -> None:
     for solver, colour in COLOURS.items():
         own = [each for each in results["by_steps"] if each["solver"] == solver]
+        if not own:
+            continue
         value, error = np.array([each[figure] for each in own]).T
         at = [each["evaluations"] for each in own]
         axes.errorbar(at, value, error, marker="o", markersize=3, color=colour, label=solver)

@@ -8,9 +8,9 @@ import pytest
 from tests.process import Process
 from tests.structure.sources import ROOT
 
-MOST_CPU_S = 6.0
-"""Of all threads: what two cores have in 3 s. Measured on two that others use as well, where the
-same work takes twice as long: 5.2 s for eleven models, of which 0.5 s are imports."""
+MOST_CPU_S = 8.0
+"""Of all threads. Two cores have 6 s in the 3 s that a start may take; on cores that others use as
+well the same work was measured to take up to twice as long (5.9 s, of which 0.5 are imports)."""
 STARTS = 3
 """Of which the quickest counts."""
 
