@@ -47,6 +47,8 @@ DRAW_WIDTHS = (4, 16)
 """Draws that a graph is run with, where it has an axis for them: more are cut into rows of these.
 Sums over a multiple of 4 come out the same at any position; a row of 16 spends little on what its
 draws have in common, such as the encoder's pass."""
+DEFAULT_DRAWS = 64
+"""Of an estimate where nobody names a number: a standard error within some ten percent."""
 MAX_STEPS = 1000
 """Of a solver, at most."""
 REFINE_DRAWS = 4

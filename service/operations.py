@@ -17,7 +17,7 @@ from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid
 from service.estimates import Bound, LogMean, Moments
 from service.feeds import Codes, Draws, Source
-from service.interface import Estimator
+from service.interface import DEFAULT_DRAWS, Estimator
 from service.manifest import Manifest
 from service.monte_carlo import Windows
 from service.noise import Stream
@@ -30,9 +30,6 @@ Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
 Extra = Literal["z", "label", "log_density"]
 Observation = Literal["mean", "draw"]
 Picture = Literal["x", "pixels"]
-
-DEFAULT_DRAWS = 64
-"""Draws of an estimate when the request names none: a standard error within some ten percent."""
 
 
 def capabilities(manifest: Manifest) -> list[Operation]:

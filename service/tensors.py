@@ -62,7 +62,10 @@ def _check_numbers(value: list[object], *, field: str) -> None:
     if kinds <= {int, float, bool}:
         text = "expected numbers only; got true or false in it."
     elif kinds - {list, int, float}:
-        text = "expected numbers only; got something else in it (a string, null, true or false)."
+        text = (
+            "expected numbers only; got something else in it (a string, null, true or false). "
+            "Categories are sent as their numbers: /models names them."
+        )
     raise InputInvalid(f"field '{field}': {text}", field=field)
 
 

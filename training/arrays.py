@@ -59,6 +59,8 @@ def _context(
     path: Path, arrays: dict[str, np.ndarray], key: str, ends: list[str]
 ) -> tuple[Num[np.ndarray, "rows numbers"], list[str]]:
     """Return the numbers of each row under a key, and a name for each of them."""
+    if key == "x":
+        raise DataInvalid(f"{path}: 'x' is the event itself; choose another context")
     for end in ends:
         values, rows = arrays.get(f"{key}{end}"), len(arrays[f"x{end}"])
         if values is None:

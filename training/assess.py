@@ -30,11 +30,11 @@ from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate
 from training.evidence import Evidence
 from training.family import Family
+from training.figures import merged
 from training.latent import LatentModel
 from training.loop import choose_device
 from training.marginal import Events
 from training.pictures import png
-from training.representation import DIVERGENCE
 from training.restore import recipe_of, restore
 
 DRAWS = 5000
@@ -266,20 +266,6 @@ def store(read: Bundle, figures: Sequence[Figure]) -> None:
         text = with_quality(card.read_text(encoding="utf-8"), manifest)
         _replace(card, text.encode())
     _replace(read.folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-
-
-def merged(before: Sequence[Figure], after: Sequence[Figure]) -> tuple[Figure, ...]:
-    """Return the figures of before, those of after in place of their namesakes or behind them.
-
-    Of the divergences of latents only the largest are told: where there are new ones, an old one
-    that is none of them goes.
-    """
-    new = {figure.name: figure for figure in after}
-    old = {figure.name: figure for figure in before}
-    if any(name.startswith(DIVERGENCE) for name in new):
-        stale = {name for name in old if name.startswith(DIVERGENCE) and name not in new}
-        old = {name: figure for name, figure in old.items() if name not in stale}
-    return tuple((old | new).values())
 
 
 def _replace(path: Path, content: bytes) -> None:

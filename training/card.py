@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from service.interface import Event
 from service.manifest import Figure, Manifest
 from training.checkpoint import Fit
 from training.proposal import ProposalConfig
@@ -95,7 +96,7 @@ def _introduction(manifest: Manifest) -> str:
     if event.kind == "image":
         made = f"It makes images of {shape} (channels, height, width), from 0 (black) to 1"
     else:
-        names = f": {', '.join(event.features)}" if event.features else ""
+        names = f": {', '.join(_features(event))}" if event.features else ""
         made = f"It makes rows of {event.size} features{names}"
     made += f", from {manifest.latent.size} independent standard normals."
     asked = ""
@@ -108,6 +109,15 @@ def _introduction(manifest: Manifest) -> str:
         )
         asked = f" Each event is given its context: {', '.join(ranges)}."
     return f"{what} {made}{asked}\n\n![Seeded samples](samples.png)"
+
+
+def _features(event: Event) -> Iterator[str]:
+    """Yield the name of each feature, of a categorical one with what its numbers mean."""
+    for index, name in enumerate(event.features):
+        kinds = event.categories[index] if event.categories else ()
+        told = "; ".join(f"{number} {kind}" for number, kind in enumerate(kinds[:12]))
+        more = "; ..." if len(kinds) > 12 else ""
+        yield f"{name} ({told}{more})" if kinds else name
 
 
 def _quality(manifest: Manifest) -> str:
@@ -185,6 +195,13 @@ _ESTIMATORS = {
 }
 
 
+_OF_CATEGORIES = (
+    "An estimate: that of a row with categories is the mean of the flow's density over uniform "
+    "noise in the bins of those. Its logarithm is too low on average, less so with more draws; the "
+    "service gives its standard error."
+)
+
+
 def _density(manifest: Manifest) -> str:
     density = manifest.density
     if density.estimator is None:
@@ -193,14 +210,15 @@ def _density(manifest: Manifest) -> str:
             "event is, and the service answers such a question with 409."
         )
     text = _ESTIMATORS[density.estimator]
+    if density.estimator == "dequantisation" and manifest.event.kind == "vector":
+        text = _OF_CATEGORIES
     if density.measure:
         text += f" Measure: {density.measure}."
     if density.preprocessing:
         text += f" Preprocessing: {density.preprocessing}. Its Jacobian is part of the density."
-    return (
-        f"{text}\n\nA probable event is not the same as a typical one: an image of plain black "
-        "may be more probable than any single good sample."
-    )
+    black = ": an image of plain black may be more probable than any single good sample"
+    typical = black if manifest.event.kind == "image" else ""
+    return f"{text}\n\nA probable event is not the same as a typical one{typical}."
 
 
 def _usage(manifest: Manifest) -> str:

@@ -121,6 +121,8 @@ class DataConfig(Frozen):
         for name in foreign:
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} does not apply to {self.source}; leave it out")
+        if self.label is not None and self.context is not None:
+            raise ValueError("context: a model is told this or a label; leave one of them out")
         low, high = self.box
         if not np.float32(low) < np.float32(high):
             raise ValueError(f"low must be less than high in float32; got {low:g} and {high:g}")

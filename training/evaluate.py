@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from service.interface import Frozen
+from service.interface import DEFAULT_DRAWS, Frozen
 from service.manifest import MAX_HELD_OUT, Figure
 from training.data import Batch, Data
 from training.discrepancy import SCALES, squared_mmd
@@ -111,11 +111,11 @@ def _likelihood(
     for name, first in parts[0].items():
         nats = torch.cat([part[name].values.double().cpu() for part in parts])
         mean = _mean(name, nats, unit="nats per event", note=first.note)
-        # An estimate of other draws would be compared with what it is not like.
-        like = {"exact": None, "dequantisation": draws}
-        if model.interface.density.estimator in like:
-            told = {"values": _quantiles(nats), "draws": like[model.interface.density.estimator]}
-            mean = mean.model_copy(update=told)
+        if model.interface.density.estimator == "exact":
+            mean = mean.model_copy(update={"values": _quantiles(nats)})
+        # An estimate by other draws than the service's would be compared with what it is not like.
+        elif model.interface.density.estimator == "dequantisation" and draws == DEFAULT_DRAWS:
+            mean = mean.model_copy(update={"values": _quantiles(nats), "draws": draws})
         yield mean
         if event.levels:
             bits = nats / (event.size * math.log(2))

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
-from service.interface import Density, Event, Frozen, Interface, Latent, Role
+from service.interface import DEFAULT_DRAWS, Density, Event, Frozen, Interface, Latent, Role
 from training.bounds import log_mean
 from training.box import Box
 from training.coarse import coarse_to_fine
@@ -32,9 +32,6 @@ from training.linear import ActNorm
 from training.networks import normal_log_prob
 from training.told import Told
 
-CATEGORICAL_DRAWS = 64
-"""Of dequantisation noise of each row with categories: as many as the service takes by default,
-so that its anomaly scores compare like with like."""
 Transform = Literal["spline", "affine", "additive"]
 MOVING: tuple[str, ...] = get_args(Moving)
 
@@ -190,7 +187,8 @@ class Flow(Family):
         else:
             first = _first(config, data)
             if isinstance(first, Columns):
-                self.dequantise, self.usual_draws = first, CATEGORICAL_DRAWS
+                # As many as the service takes: its anomaly scores compare like with like.
+                self.dequantise, self.usual_draws = first, DEFAULT_DRAWS
             layers = _of_features(config, data, context=self.told.size)
             self.network = Chain([*layers] if isinstance(first, Columns) else [first, *layers])
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
+from service.interface import Event
 from training.checkpoint import Epoch
 from training.data import Batch
 from training.family import Family
@@ -25,7 +26,7 @@ UNSEEN = 0.5
 """Grey levels by which fewer colours may be off on average. Half the bytes are worth it."""
 LABELS = 16
 """Rows of the grid at most, where each shows one label."""
-CONTEXTS = 64
+CONTEXTS = 8
 """Of how many held-out rows the contexts are averaged over, where a density is drawn."""
 TILE = 64
 """Pixels that an image of the grid takes, at least: small images are enlarged whole times."""
@@ -33,6 +34,8 @@ POINTS = 2000
 """Samples in a scatter plot or a histogram."""
 MARGINALS = 12
 """Features whose histogram is drawn, at most."""
+NAMED = 6
+"""Categories whose names stand below their bars, at most."""
 GRID = 200
 """Points a side of the density's heat map."""
 DATA, MODEL = "#4a4a4a", "#c8442b"
@@ -51,7 +54,7 @@ def draw_samples(model: Family, rows: Batch, *, seed: int = 0) -> Figure:
     drawn = sample(model, rows=POINTS, seed=seed, condition=_contexts(model, rows, POINTS))
     if event.size == 2:
         return _scatter(model, x, drawn.x.numpy(), rows, what=what)
-    return _histograms(x, drawn.x.numpy(), event.features, what=what)
+    return _histograms(x, drawn.x.numpy(), event, what=what)
 
 
 def held_out(batch: Batch) -> Float[np.ndarray, "rows feature"]:
@@ -184,7 +187,7 @@ def _density(
 def _histograms(
     x: Float[np.ndarray, "rows feature"],
     drawn: Float[np.ndarray, "samples feature"],
-    names: tuple[str, ...],
+    event: Event,
     *,
     what: str,
 ) -> Figure:
@@ -198,17 +201,27 @@ def _histograms(
         if feature >= shown:
             axes.set_axis_off()
             continue
-        low, high = np.quantile(x[:, feature], (0.001, 0.999))
-        pad = 0.1 * (high - low)
-        bins = np.linspace(low - pad, high + pad, 40)
+        bins = _bins(x[:, feature], event.categories[feature] if event.categories else ())
         axes.hist(x[:, feature], bins, density=True, color=DATA, alpha=0.45, label=what)
         axes.hist(
             drawn[:, feature], bins, density=True, color=MODEL, histtype="step", label="samples"
         )
-        axes.set_title(names[feature] if names else f"x{feature + 1}", fontsize=9)
+        axes.set_title(event.features[feature] if event.features else f"x{feature + 1}", fontsize=9)
+        if event.categories and (kinds := event.categories[feature]):
+            shown = range(0, len(kinds), -(-len(kinds) // NAMED))
+            axes.set_xticks(shown, [kinds[k][:12] for k in shown], fontsize=7)
         axes.set_yticks([])
     panels[0].legend(fontsize=8)
     return figure
+
+
+def _bins(x: Float[np.ndarray, " rows"], categories: Sequence[str]) -> Float[np.ndarray, " edges"]:
+    """Return the edges of a histogram: a bar for each category, or forty for numbers."""
+    if categories:
+        return np.arange(len(categories) + 1) - 0.5
+    low, high = np.quantile(x, (0.001, 0.999))
+    pad = 0.1 * (high - low)
+    return np.linspace(low - pad, high + pad, 40)
 
 
 def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,5 +1,6 @@
 """Tables: named columns of numbers, and perhaps one of classes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,22 +72,18 @@ def read_table(
     chosen = (
         [name for name in frame.columns if name not in apart] if columns is None else [*columns]
     )
-    wanted = [*chosen, *apart]
-    for name in wanted:
-        if name not in frame.columns:
-            listing = ", ".join(frame.columns[:20])
-            raise DataInvalid(f"{source}: no column '{name}'; choose among {listing}")
-        if wanted.count(name) > 1:
-            raise DataInvalid(f"{source}: column '{name}' is named twice; name it once")
+    _require_once(frame, [*chosen, *apart], source)
     if not chosen:
         raise DataInvalid(
             f"{source}: no columns are left beside the label and the context; name other columns"
         )
     kinds = parts.categorical or ()
+    if twice := [name for name in kinds if kinds.count(name) > 1]:
+        raise DataInvalid(f"{source}: categorical column '{twice[0]}' is named twice; name it once")
     if strange := [name for name in kinds if name not in chosen]:
         raise DataInvalid(
-            f"{source}: categorical column '{strange[0]}' is none of the columns in use; they are "
-            f"{', '.join(chosen[:20])}"
+            f"{source}: categorical column '{strange[0]}' is no feature; those are "
+            f"{', '.join(chosen[:20])}, and neither the label nor a context can be one"
         )
     for name in (*chosen, *told):
         if name not in kinds:
@@ -107,6 +104,19 @@ def read_table(
         if codes
         else (),
     )
+
+
+def _require_once(frame: pd.DataFrame, wanted: Sequence[str], source: str) -> None:
+    """Raise unless the table has each column that is wanted, and each is wanted as one thing."""
+    for name in wanted:
+        if name not in frame.columns:
+            listing = ", ".join(frame.columns[:20])
+            raise DataInvalid(f"{source}: no column '{name}'; choose among {listing}")
+        if wanted.count(name) > 1:
+            raise DataInvalid(
+                f"{source}: column '{name}' is named twice among columns, label and "
+                f"context; name it once"
+            )
 
 
 def _numbers(column: "pd.Series[float]") -> Float64[np.ndarray, " rows"]:
@@ -159,7 +169,8 @@ def _classes(
     if len(missing):
         raise DataInvalid(
             f"{source}: {what} column '{column.name}' has {len(missing)} missing values, the "
-            f"first in row {missing[0]} (rows count from 0); fill them or drop those rows"
+            f"first in row {missing[0]} (rows count from 0; empty, NA and null are such); fill "
+            f"them or drop those rows"
         )
     numeric = pd.api.types.is_numeric_dtype(column)
     return column.to_numpy(dtype=np.float64) if numeric else column.to_numpy().astype(str)

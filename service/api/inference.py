@@ -16,8 +16,8 @@ from service.api.routing import plain_router
 from service.calls import Answer
 from service.engine import Engine
 from service.estimates import anomaly_scores
+from service.interface import DEFAULT_DRAWS
 from service.manifest import Manifest
-from service.operations import DEFAULT_DRAWS
 from service.tensors import Array
 
 router = plain_router()

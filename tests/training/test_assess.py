@@ -14,8 +14,8 @@ from service.manifest import Figure
 from tests.training.bundled import bundled, recipe_of_a, shaken
 from training import __main__ as command
 from training import assess, data
-from training.assess import merged
 from training.card import CARD
+from training.figures import merged
 from training.recipe import Recipe, build
 
 VAE: dict[str, Any] = {
@@ -283,3 +283,10 @@ def test_largest_divergences_replace_each_other_together() -> None:
         ("a", 1), ("b", 2), ("KL of latent 5", 2),
     ]  # fmt: skip
     assert [each.name for each in merged(before, after[1:])] == ["a", "KL of latent 3", "b"]
+
+
+def test_what_is_usual_by_the_services_draws_outlives_a_figure_by_others() -> None:
+    held = {"values": (1.0, 2.0), "draws": 64}
+    before = [Figure(name="a", value=1.5, standard_error=None, n=2, **held)]
+    (found,) = merged(before, [Figure(name="a", value=1.4, standard_error=None, n=9)])
+    assert (found.value, found.values, found.draws) == (1.4, (1.0, 2.0), 64)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from service.interface import Event
+from service.interface import DEFAULT_DRAWS, Event
 from service.manifest import Figure
 from tests.training.bundled import recipe_of_a
 from tests.training.cases import mixed, of, shaken
@@ -16,7 +16,7 @@ from tests.training.learning import learn
 from tests.training.small_sets import data
 from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate
-from training.flow import CATEGORICAL_DRAWS, Flow, FlowConfig
+from training.flow import Flow, FlowConfig
 from training.recipe import RecipeInvalid, build
 
 SMALL = FlowConfig(layers=2, width=16, depth=1, bins=4)
@@ -93,16 +93,16 @@ def test_learned_density_ends_at_the_entropy_and_not_below() -> None:
     )
     exact += 0.5 * (x[:, 0] - kind).square() + 2 * (x[:, 2] - 2 * other).square()
     exact += math.log(2 * math.pi) + math.log(0.5)
-    excess = flow.nats(Batch(x), CATEGORICAL_DRAWS)["negative log-density"].values - exact
+    excess = flow.nats(Batch(x), DEFAULT_DRAWS)["negative log-density"].values - exact
     error = excess.std().item() / math.sqrt(len(excess))
     assert -4.5 * error <= excess.mean().item() <= 0.06 + 4.5 * error
 
 
 def test_held_out_rows_are_told_with_their_draws() -> None:
     first: Figure = evaluate(flow_of().float(), mixed(), EvaluateConfig(rows=20))[0]
-    assert first.draws == CATEGORICAL_DRAWS
+    assert first.draws == DEFAULT_DRAWS
     assert len(first.values) == 20
-    assert first.note.endswith(f"draws per event: {CATEGORICAL_DRAWS}")
+    assert first.note.endswith(f"draws per event: {DEFAULT_DRAWS}")
 
 
 @pytest.mark.parametrize("family", ["vae", "continuous-flow"])
@@ -138,7 +138,8 @@ def test_columns_of_text_and_of_whole_numbers_become_categories(tmp_path: Path) 
         ({"c": ["a"] * 40}, ["c"], "'c' has 1 categories; expected 2"),
         ({"c": [0.5, 1] * 20}, ["c"], "'c' holds 0.5 in row 0"),
         ({"c": ["a", None] * 20}, ["c"], "categorical column 'c' has 20 missing values"),
-        ({"c": ["a", "b"] * 20}, ["d"], "'d' is none of the columns in use; they are size, c"),
+        ({"c": ["a", "b"] * 20}, ["d"], "'d' is no feature; those are size, c"),
+        ({"c": ["a", "b"] * 20}, ["c", "c"], "'c' is named twice"),
         ({"c": ["a", "b"] * 20}, None, "make it the label or 'categorical'"),
     ],
 )

@@ -18,10 +18,10 @@ from service.condition import Condition, classes_of
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.feeds import Draws, Noise, Source
-from service.interface import REFINE_DRAWS, TensorSpec
+from service.interface import DEFAULT_DRAWS, REFINE_DRAWS, TensorSpec
 from service.manifest import Graph, Manifest
 from service.noise import Stream
-from service.operations import DEFAULT_DRAWS, Extra, Picture
+from service.operations import Extra, Picture
 from service.tensors import Array
 
 
