@@ -18,15 +18,16 @@ SHOWN = ("midpoint 1", "midpoint 2", "midpoint 4", "midpoint 8", "midpoint 20", 
 
 def draw(results: Mapping[str, Any], images: Mapping[str, np.ndarray], file: Path) -> None:
     """Write the picture of a run."""
-    figure = plt.figure(figsize=(12.5, 7.6), layout="constrained")
-    parts = figure.subfigures(1, 2, width_ratios=(1, 1.25), squeeze=False)
+    figure = plt.figure(figsize=(13.5, 6.2), layout="constrained")
+    parts = figure.subfigures(1, 2, width_ratios=(1, 1.9), squeeze=False)
     left, right = parts[0]
     upper, middle, lower = left.subplots(3, 1, sharex=True)
     _curves(upper, results, "recognised", "read as asked")
     _curves(middle, results, "mmd", "MMD² to held-out rows")
     _curves(lower, results, "error", "RMS off the fine solution")
-    for axes in (middle, lower):
-        axes.set_yscale("log")
+    lower.set_yscale("log")
+    # An estimate of nothing may be below it.
+    middle.set_yscale("symlog", linthresh=1e-3)
     lower.set_xscale("log", base=2)
     lower.set_xlabel("evaluations of the velocity for each sample")
     upper.legend(fontsize=8)
@@ -60,9 +61,8 @@ def _curves(axes: Axes, results: Mapping[str, Any], figure: str, name: str) -> N
 
 
 def _strip(axes: Axes, images: np.ndarray) -> None:
-    """Draw images side by side in two lines."""
-    halves = np.split(images.transpose(0, 2, 3, 1), 2)
-    shown = np.concatenate([np.concatenate([*half], axis=1) for half in halves]).clip(0, 1)
+    """Draw images side by side."""
+    shown = np.concatenate([*images.transpose(0, 2, 3, 1)], axis=1).clip(0, 1)
     axes.imshow(shown.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
 

@@ -154,7 +154,8 @@ def test_a_flow_returns_to_where_it_began(shipped: tuple[Bundle, Engine]) -> Non
     # Noise right at the edge of a grey level may fall over it: to the next, and rarely.
     steps = np.round(np.abs(_on_levels(again, event) - x) * (event.levels - 1))
     assert steps.max() <= 1
-    assert steps.mean() < 1e-3
+    # Of an ode a little more often: 400 single-precision velocities go into each way.
+    assert steps.mean() < (5e-3 if read.manifest.ode else 1e-3)
 
 
 def _on_levels(x: Array, event: Event) -> Array:
