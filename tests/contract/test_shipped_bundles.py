@@ -26,6 +26,7 @@ SHIPPED = {
     "mnist-flow",
     "mnist-flow-matching",
     "mnist-gan",
+    "mnist-iwae",
     "mnist-vae",
     "moons-flow",
     "moons-flow-matching",
