@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from training.autoregressive import InverseAutoregressive
-from training.networks import LOG_2PI, normal_log_prob
+from training.networks import LOG_2PI, normal_log_prob, total
 
 
 class Posterior(ABC):
@@ -64,14 +64,14 @@ class DiagonalGaussian(Gaussian):
     ) -> tuple[Float[Tensor, "batch draws latent"], Float[Tensor, "batch draws"]]:
         """Return mean + scale * noise, and its log-density."""
         z = self.mean.unsqueeze(1) + self.scale.unsqueeze(1) * noise
-        return z, normal_log_prob(noise).sum(-1) - self.log_scale.sum(-1, keepdim=True)
+        return z, total(normal_log_prob(noise)) - total(self.log_scale).unsqueeze(-1)
 
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
         """Return log q(z|x) in nats."""
         log_prob = normal_log_prob(
             z, mean=self.mean.unsqueeze(1), log_scale=self.log_scale.unsqueeze(1)
         )
-        return log_prob.sum(-1)
+        return total(log_prob)
 
     def kl(self) -> Float[Tensor, " batch"]:
         """Return KL(q(z|x) || N(0, I)) in nats, summed over the latent axis.
@@ -80,7 +80,7 @@ class DiagonalGaussian(Gaussian):
             >>> DiagonalGaussian(torch.zeros(2, 3), torch.zeros(2, 3)).kl().tolist()
             [0.0, 0.0]
         """
-        return self.kl_by_latent().sum(-1)
+        return total(self.kl_by_latent())
 
     def kl_by_latent(self) -> Float[Tensor, "batch latent"]:
         r"""Return each latent's own part of the divergence, in nats.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from training.coupling import Chain, halves, with_digits
 from training.elementwise import Spline
-from training.networks import normal_log_prob
+from training.networks import normal_log_prob, total
 
 BINS = 8
 """Of each spline, as in the flows of events."""
@@ -59,7 +59,7 @@ class StandardNormal(Prior):
 
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
         """Return log N(z; 0, I) in nats."""
-        return normal_log_prob(z).sum(-1)
+        return total(normal_log_prob(z))
 
 
 class FlowPrior(Prior):
@@ -85,7 +85,7 @@ class FlowPrior(Prior):
     def log_prob(self, z: Float[Tensor, "batch draws latent"]) -> Float[Tensor, "batch draws"]:
         """Return log p(z) in nats."""
         noise, log_abs_det = self.flow(with_digits(z.flatten(0, 1), training=self.training))
-        log_prob = normal_log_prob(noise).sum(-1) + log_abs_det
+        log_prob = total(normal_log_prob(noise)) + log_abs_det
         return torch.unflatten(log_prob.to(z.dtype), 0, z.shape[:2])
 
     def push(self, noise: Float[Tensor, "rows latent"]) -> Float[Tensor, "rows latent"]:
