@@ -57,12 +57,13 @@ def picture(url: str) -> np.ndarray[Any, Any]:
 def coloured(page: "Page") -> int:
     """Return how many pixels of the plot are of no grey, once it is drawn."""
     page.wait_for_selector("canvas")
-    count: int = page.evaluate(
+    # A canvas is there before anything is drawn on it.
+    count: int = page.wait_for_function(
         "() => { const c = document.querySelector('canvas');"
         " const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
         " let n = 0; for (let i = 0; i < d.length; i += 4)"
         " if (d[i + 3] > 100 && d[i + 1] - d[i] > 40) n++; return n; }"
-    )
+    ).json_value()
     return count
 
 
