@@ -53,8 +53,9 @@ class Bundle:
     Args:
         folder: Where it lies.
         manifest: What it says of itself.
-        files: Every file that the manifest names, in the bytes whose hash was checked. What is
-            loaded later is these bytes, so the folder may change meanwhile.
+        files: The graphs, with the weights that they share, and the golden vectors; of the bytes
+            whose hashes were checked. What is loaded later is these, so the folder may change
+            meanwhile.
     """
 
     folder: Path
@@ -62,19 +63,8 @@ class Bundle:
     files: Mapping[str, bytes]
 
     def graph(self, role: Role) -> bytes:
-        """Return the ONNX file of a role, with its weights."""
-        return self.whole(self.manifest.graphs[role].file)
-
-    def whole(self, file: str) -> bytes:
-        """Return an ONNX file with its weights.
-
-        Raises:
-            BundleInvalid: It asks for weights that are not there.
-        """
-        if self.manifest.weights is None:
-            return self.files[file]
-        weights = self.files[self.manifest.weights.file]
-        return external.joined(self.files[file], weights, where=f"{self.folder / file}")
+        """Return the ONNX file of a role."""
+        return self.files[self.manifest.graphs[role].file]
 
     @cached_property
     def identity(self) -> str:
@@ -117,13 +107,36 @@ def read(folder: Path) -> Bundle:
     if manifest.weights is not None:
         hashes[manifest.weights.file] = manifest.weights.sha256
     files = {name: _read_checked(folder / name, sha256) for name, sha256 in hashes.items()}
-    bundle = Bundle(folder, manifest, files)
+    bundle = Bundle(folder, manifest, whole(manifest, files, folder=folder))
     for file, sharing in _by_file(manifest).items():
         outputs = {spec.name: spec for graph in sharing for spec in graph.outputs}
         where = f"{folder / file}"
-        graphs.check(bundle.whole(file), sharing[0].inputs, tuple(outputs.values()), where=where)
+        graphs.check(bundle.files[file], sharing[0].inputs, tuple(outputs.values()), where=where)
     bundle.golden  # noqa: B018  # it is checked when it is read
     return bundle
+
+
+def whole(
+    manifest: Manifest, files: Mapping[str, bytes], *, folder: Path = Path()
+) -> Mapping[str, bytes]:
+    """Return the files that a manifest names, each graph with its weights.
+
+    Args:
+        manifest: Of a bundle.
+        files: Those that lie, or will lie, in its folder.
+        folder: For messages.
+
+    Raises:
+        BundleInvalid: A graph asks for weights that are not there.
+    """
+    if manifest.weights is None:
+        return files
+    weights = files[manifest.weights.file]
+    joined = {
+        file: external.joined(files[file], weights, where=f"{folder / file}")
+        for file in dict.fromkeys(graph.file for graph in manifest.graphs.values())
+    }
+    return {manifest.golden.file: files[manifest.golden.file], **joined}
 
 
 def _by_file(manifest: Manifest) -> dict[str, list[Graph]]:

@@ -8,7 +8,36 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Dequantise(nn.Module):
+class Logit(nn.Module):
+    r"""Stretch places y in (0, 1) by a logit: w = c logit(alpha + (1 - 2 alpha) y).
+
+    Args:
+        alpha: Distance kept from the ends of (0, 1), where a logit is infinite. Small values
+            stretch the first and the last level, next to black and to white.
+        bound: Largest |w|.
+    """
+
+    def __init__(self, *, alpha: float, bound: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.stretch = bound / (math.log1p(-alpha) - math.log(alpha))
+
+    def stretched(self, level: Tensor, levels: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return w of y = level / levels, and log |dw / d level|."""
+        share = (1 - 2 * self.alpha) / levels
+        # Both from the level, since 1 - low would lose the digits next to white.
+        low = self.alpha + share * level
+        high = self.alpha + share * (levels - level)
+        scale = self.stretch * share
+        slope = scale.log() if isinstance(scale, Tensor) else math.log(scale)
+        return self.stretch * (low.log() - high.log()), slope - low.log() - high.log()
+
+    def place(self, w: Tensor) -> Tensor:
+        """Return y."""
+        return (torch.sigmoid(w / self.stretch) - self.alpha) / (1 - 2 * self.alpha)
+
+
+class Dequantise(Logit):
     r"""Spread each grey level k out over its bin, then stretch (0, 1) by a logit.
 
         y = (k + noise) / L,    w = c logit(alpha + (1 - 2 alpha) y)
@@ -19,9 +48,7 @@ class Dequantise(nn.Module):
 
     Args:
         levels: The number L of grey levels.
-        alpha: Distance kept from the ends of (0, 1), where a logit is infinite. Small values
-            stretch the levels next to black and to white.
-        bound: Largest |w|.
+        alpha, bound: As of `Logit`.
 
     Source:
         Theis et al. 2016, arXiv:1511.01844 (noise); Dinh et al. 2017, arXiv:1605.08803,
@@ -29,10 +56,8 @@ class Dequantise(nn.Module):
     """
 
     def __init__(self, *, levels: int, alpha: float, bound: float) -> None:
-        super().__init__()
+        super().__init__(alpha=alpha, bound=bound)
         self.levels = levels
-        self.alpha = alpha
-        self.stretch = bound / (math.log1p(-alpha) - math.log(alpha))
 
     def forward(
         self, x: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."]
@@ -43,13 +68,8 @@ class Dequantise(nn.Module):
             x: Intensities from 0 to 1, rounded here to the nearest k / (L - 1).
             noise: Uniform in [0, 1).
         """
-        level = _within(x, noise, self.levels)
-        # Both from the level, since 1 - low would lose the digits next to white.
-        low = self.alpha + (1 - 2 * self.alpha) / self.levels * level
-        high = self.alpha + (1 - 2 * self.alpha) / self.levels * (self.levels - level)
-        w = self.stretch * (low.log() - high.log())
-        slope = math.log(self.stretch * (1 - 2 * self.alpha) / self.levels)
-        return w, (slope - low.log() - high.log()).flatten(1).sum(dim=1)
+        w, slope = self.stretched(_within(x, noise, self.levels), self.levels)
+        return w, slope.flatten(1).sum(dim=1)
 
     def inverse(self, w: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return x from 0 to 1, not rounded: k / (L - 1) plus up to half a level.
@@ -57,8 +77,7 @@ class Dequantise(nn.Module):
         Rounding it gives the image. It is left to whoever shows the image, because a rounding
         error of the network must not become a whole grey level.
         """
-        low = torch.sigmoid(w / self.stretch)
-        return _intensity((low - self.alpha) / (1 - 2 * self.alpha), self.levels)
+        return _intensity(self.place(w), self.levels)
 
 
 class Spread(nn.Module):
@@ -89,13 +108,13 @@ class Spread(nn.Module):
         return _intensity((w + 1) / 2, self.levels)
 
 
-class Columns(nn.Module):
+class Columns(Logit):
     r"""Standardise the numbers of a row, and spread its categories out as `Dequantise` does levels.
 
     Args:
         mean, std: Of each feature over the training rows.
         counts: How many categories each feature has; 0 for a number.
-        alpha, bound: As of `Dequantise`.
+        alpha, bound: As of `Logit`.
     """
 
     mean: Tensor
@@ -110,11 +129,9 @@ class Columns(nn.Module):
         alpha: float,
         bound: float,
     ) -> None:
-        super().__init__()
+        super().__init__(alpha=alpha, bound=bound)
         numbers = [k for k, count in enumerate(counts) if not count]
         kinds = [k for k, count in enumerate(counts) if count]
-        self.alpha = alpha
-        self.stretch = bound / (math.log1p(-alpha) - math.log(alpha))
         self.numbers, self.kinds = numbers, kinds
         self.order = [*map([*numbers, *kinds].index, range(len(counts)))]
         self.register_buffer("mean", mean[numbers])
@@ -132,20 +149,16 @@ class Columns(nn.Module):
         """
         counts = self.get_buffer("counts").to(x)
         numbers = (x[:, self.numbers] - self.mean.to(x)) / self.std.to(x)
-        place = (x[:, self.kinds].round() + noise[:, self.kinds].to(x)) / counts
-        low = self.alpha + (1 - 2 * self.alpha) * place
-        high = self.alpha + (1 - 2 * self.alpha) * (1 - place)
-        slope = (self.stretch * (1 - 2 * self.alpha) / counts).log()
-        log_abs_det = (slope - low.log() - high.log()).sum(dim=1) - self.std.to(x).log().sum()
-        kinds = self.stretch * (low.log() - high.log())
+        level = x[:, self.kinds].round() + noise[:, self.kinds].to(x)
+        kinds, slope = self.stretched(level, counts)
+        log_abs_det = slope.sum(dim=1) - self.std.to(x).log().sum()
         return torch.cat((numbers, kinds), dim=1)[:, self.order], log_abs_det
 
     def inverse(self, w: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch feature"]:
         """Return the row: numbers, and the categories in whose bins w lies."""
         counts = self.get_buffer("counts").to(w)
         numbers = w[:, self.numbers] * self.std.to(w) + self.mean.to(w)
-        low = torch.sigmoid(w[:, self.kinds] / self.stretch)
-        place = (low - self.alpha) / (1 - 2 * self.alpha)
+        place = self.place(w[:, self.kinds])
         kinds = torch.minimum((place * counts).floor().clamp(min=0), counts - 1)
         return torch.cat((numbers, kinds), dim=1)[:, self.order]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import Bundle
+from service.bundle import Bundle, whole
 from service.interface import Role
 from service.manifest import Graph, Manifest
 from service.proof import batches, repeats, replay
@@ -24,7 +24,7 @@ def measured(manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
     Raises:
         service.errors.BundleInvalid: A graph does not repeat its golden vectors.
     """
-    draft = Bundle(Path(manifest.name), manifest, files)
+    draft = Bundle(Path(manifest.name), manifest, whole(manifest, files))
     graphs: dict[Role, Graph] = {}
     for role, graph in manifest.graphs.items():
         session = Session(draft, role, Device("cpu"))

@@ -160,7 +160,7 @@ def _files(bundle: Bundle) -> Iterator[bytes]:
     """Yield the graphs' files."""
     graphs = bundle.manifest.graphs
     for file in dict.fromkeys(graphs[role].file for role in _ORDER if role in graphs):
-        yield bundle.whole(file)
+        yield bundle.files[file]
 
 
 def _by_name(files: Sequence[onnx.ModelProto], tensors: Mapping[str, Tensor]) -> dict[str, Array]:

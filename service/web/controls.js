@@ -60,7 +60,8 @@ function contextFields(view, { names, minimum, maximum }, go) {
   const given = (view.context ?? "").split(",");
   return names.map((name, index) => {
     const short = (/** @type {number} */ value) => String(Number(value.toPrecision(4)));
-    const shown = element("output", {}, short(Number(given[index])));
+    const told = Number(given[index]);
+    const shown = element("output", {}, Number.isFinite(told) ? short(told) : given[index] ?? "");
     const slider = element("input", {
       type: "range",
       min: String(minimum[index]),

@@ -54,6 +54,14 @@ class Client:
 MakeClient = Callable[..., Client]
 
 
+def ask(client: Client, path: str, **body: object) -> dict[str, Any]:
+    """Return the JSON of an answer that is none but good."""
+    answer = client.post(f"/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every tiny model in one version."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.bundle import Bundle
+from service.bundle import Bundle, whole
 from training import export
 from training.data import Data
 from training.family import Family
@@ -68,4 +68,4 @@ def bundled(model: Family, recipe: Recipe, data: Data) -> Bundle:
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
             ),
         )
-    return Bundle(Path("models/toy/1"), manifest, files)
+    return Bundle(Path("models/toy/1"), manifest, whole(manifest, files))

@@ -2,7 +2,6 @@
 
 import io
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from service import noise
 from service.interface import Interface
 from service.noise import Stream
 from tests.service import bundles
-from tests.service.conftest import Client, MakeClient
+from tests.service.conftest import Client, MakeClient, ask
 
 X = [[0.5, -1.0], [2.0, 3.0], [0.0, 0.0]]
 EACH = [[1.0, 0.0], [2.0, -2.0], [0.25, 7.0]]
@@ -22,13 +21,6 @@ def told(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> C
     folder = tmp_path_factory.mktemp("told")
     bundles.SHIFTED.publish(folder)
     return make_client(models=folder)
-
-
-def ask(client: Client, path: str, **body: object) -> dict[str, Any]:
-    answer = client.post(f"/{path}", json=body)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def test_models_say_what_they_are_told(told: Client) -> None:

@@ -12,7 +12,7 @@ from service import noise
 from service.api import schemas
 from service.noise import DRAWS, Stream
 from tests.service.api.test_oip_inference import arrays, infer, refused, tensor
-from tests.service.conftest import Client, MakeClient
+from tests.service.conftest import Client, MakeClient, ask
 from tests.service.linear_odes import (
     DRIFT,
     SPIRAL,
@@ -25,13 +25,6 @@ from tests.service.linear_odes import (
 
 X = spiral_decode(np.random.default_rng(3).normal(size=(5, 2)))
 IMAGE = np.array([[[[0, 1], [1 / 3, 2 / 3]]]])
-
-
-def ask(client: Client, path: str, **body: object) -> dict[str, Any]:
-    answer = client.post(f"/{path}", json=body)
-    assert answer.status_code == 200, answer.text
-    said: dict[str, Any] = answer.json()
-    return said
 
 
 def test_models_say_how_they_are_solved_and_what_they_can(solved: Client) -> None:
