@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from service.interface import (
     MAX_STEPS,
     Density,
+    Estimator,
     Event,
     Frozen,
     Interface,
@@ -38,9 +39,9 @@ from training.data import Batch, Data
 from training.dequantise import Spread
 from training.divergence import estimated, exact
 from training.family import Call, Family, Inexactness, Nats, Pixels, Turn
+from training.matching import Times, miss, optimal_transport
 from training.networks import normal_log_prob
 from training.ode import solve
-from training.pairing import optimal_transport
 from training.told import Told
 from training.velocity import Velocity
 
@@ -69,9 +70,25 @@ class ContinuousFlowConfig(Frozen):
         description="Of flow-matching: which noise an event is joined to, any or, within the "
         "batch and the label, that which makes the lines shortest.",
     )
+    times: Times = Field(
+        "uniform",
+        description="Of flow-matching: when the velocity is asked, at any time alike, or late more "
+        "often, where the edges of the density form.",
+    )
     width: int = Field(64, ge=1, description="Hidden units, or channels at full size.")
     depth: int = Field(
         2, ge=1, description="Residual blocks; of an image at each size, on either side."
+    )
+    waves: int = Field(
+        0,
+        ge=0,
+        description="Of features: random plane waves in which the network sees them besides, for "
+        "densities with edges.",
+    )
+    frequency: float = Field(
+        3.0,
+        gt=0,
+        description="Of waves: their standard deviation, in radians per that of a feature.",
     )
     solver: Solver = Field(
         "midpoint", description="How the equation is solved where a request does not say."
@@ -88,10 +105,12 @@ class ContinuousFlowConfig(Frozen):
 
     @model_validator(mode="after")
     def _options_are_used(self) -> "ContinuousFlowConfig":
-        wants = {"pairing": "flow-matching", "likelihood_steps": "likelihood"}
-        for field, objective in wants.items():
+        matching = dict.fromkeys(("pairing", "times"), "flow-matching")
+        for field, objective in {**matching, "likelihood_steps": "likelihood"}.items():
             if field in self.model_fields_set and self.objective != objective:
                 raise ValueError(f'{field}: is of objective = "{objective}"; leave it out')
+        if "frequency" in self.model_fields_set and not self.waves:
+            raise ValueError("frequency: is of waves, and there are none; leave it out")
         return self
 
 
@@ -127,6 +146,8 @@ class ContinuousFlow(Family):
             width=config.width,
             depth=config.depth,
             told=self.told.size,
+            waves=config.waves,
+            frequency=config.frequency,
         )
 
     @property
@@ -155,16 +176,12 @@ class ContinuousFlow(Family):
         if event.levels:
             measure = f"probability of the image of {event.levels} grey levels"
             preprocessing = f"w = 2 (level + noise) / {event.levels} - 1"
-        if not self.is_exact:
-            return Density(
-                kind="estimate",
-                estimator="hutchinson",
-                measure=measure + given,
-                preprocessing=preprocessing,
-            )
+        estimator: Estimator = "hutchinson"
+        if self.is_exact:
+            estimator = "dequantisation" if event.levels else "exact"
         return Density(
-            kind="estimate" if event.levels else "exact",
-            estimator="dequantisation" if event.levels else "exact",
+            kind="exact" if estimator == "exact" else "estimate",
+            estimator=estimator,
             measure=measure + given,
             preprocessing=preprocessing,
         )
@@ -341,20 +358,11 @@ class ContinuousFlow(Family):
         noise: Float[Tensor, "batch ..."],
         condition: Tensor | None,
     ) -> Float[Tensor, ""]:
-        """Return the mean squared miss of each line's direction, at a random time on each.
-
-        The times are one in each of as many equal parts of [0, 1] as there are lines, so that
-        each is uniform and together they are never all early.
-        """
+        """Return how far the velocity misses the lines from the noise to w."""
         if self.config.pairing == "optimal-transport":
             noise = noise[optimal_transport(noise, w, condition)]
-        rows, device = len(w), w.device
-        t = (torch.randperm(rows, device=device) + torch.rand(rows, device=device)) / rows
-        t = t.to(w.dtype)
-        far = t.view(-1, *[1] * (w.ndim - 1))
         told = () if condition is None else (condition,)
-        moved = self.velocity((1 - far) * noise + far * w, t, *told)
-        return (moved - (w - noise)).square().mean()
+        return miss(lambda w, t: self.velocity(w, t, *told), noise, w, times=self.config.times)
 
 
 def _check(config: ContinuousFlowConfig, event: Event, told: Told) -> None:
@@ -363,6 +371,8 @@ def _check(config: ContinuousFlowConfig, event: Event, told: Told) -> None:
     Raises:
         ValueError: In a sentence that names the field.
     """
+    if event.kind == "image" and config.waves:
+        raise ValueError("model.waves: are of features; leave them out of images")
     if event.kind == "image" and event.levels is None:
         raise ValueError(
             "model.family: a continuous flow of images needs grey levels; set data.levels"

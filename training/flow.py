@@ -1,8 +1,8 @@
 """Normalizing flows: invertible networks with a density that is known exactly.
 
 Rows of features pass through couplings that move one half of the features after the other, or
-through triangular maps. Images go from fine to coarse (`coarse.py`). A list of layers is taken as
-it is, of images at several scales (`glow.py`).
+through triangular maps. Images go from fine to coarse (`coarse.py`), or through triangular maps
+pixel by pixel. A list of layers is taken as it is, of images at several scales (`glow.py`).
 
 Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 2017,
 arXiv:1605.08803 (affine ones, logit); Papamakarios et al. 2017, arXiv:1705.07057 (triangular).
@@ -31,6 +31,7 @@ from training.glow import Kind, Moving, Step, multi_scale, of_features
 from training.linear import ActNorm
 from training.networks import normal_log_prob
 from training.told import Told
+from training.triangular import Flat
 
 Transform = Literal["spline", "affine", "additive"]
 MOVING: tuple[str, ...] = get_args(Moving)
@@ -69,9 +70,9 @@ class FlowConfig(Frozen):
     family: Literal["flow"] = Field("flow", description="Selects this family.")
     layer: Layers = Field(
         "coupling",
-        description="What moves: half of the features, given the others; or of a vector each "
-        "feature, given those before it, in one pass for densities (the samples take one pass for "
-        "each feature) or in one pass for samples. A list is a pattern of such layers and of "
+        description="What moves: half of the features, given the others; or each feature or pixel, "
+        "given those before it, in one pass for densities (samples take one for each feature) or "
+        "in one pass for samples. A list is a pattern of such layers and of "
         "actnorm, mix and reverse, in that order from events to noise, each a name or a table "
         "{kind, transform}; of an image at several scales (Glow).",
     )
@@ -96,10 +97,10 @@ class FlowConfig(Frozen):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of hidden units dropped.")
     fine_width: int = Field(
-        64, ge=1, description="Of an image and no list: channels of the fine networks."
+        64, ge=1, description="Of an image and couplings: channels of the fine networks."
     )
     fine_depth: int = Field(
-        2, ge=1, description="Of an image and no list: blocks of the fine networks."
+        2, ge=1, description="Of an image and couplings: blocks of the fine networks."
     )
     alpha: float = Field(
         0.05,
@@ -125,7 +126,9 @@ class FlowConfig(Frozen):
             isinstance(step.transform, Spline) for step in moving
         ):
             raise ValueError('bins: is of transform = "spline"; leave it out')
-        unused = {"scales"} if isinstance(self.layer, str) else {"fine_width", "fine_depth"}
+        unused = {"scales"} if isinstance(self.layer, str) else set()
+        if self.layer != "coupling":
+            unused |= {"fine_width", "fine_depth"}
         for name in sorted(unused & self.model_fields_set):
             other = "a list of layers" if name == "scales" else 'layer = "coupling"'
             raise ValueError(f"{name}: is of {other}; leave it out")
@@ -170,9 +173,9 @@ class Flow(Family):
             conditional one whose labels or context.
 
     Raises:
-        ValueError: The event is a vector of one feature, a continuous image, or an image whose
-            sides cannot be halved so often; a layer or an option is not for such events; or there
-            is nothing to be told.
+        ValueError: The event is one number, a continuous image, or an image whose sides cannot be
+            halved so often; a layer or an option is not for such events; or there is nothing to be
+            told.
     """
 
     def __init__(self, config: FlowConfig, data: Data) -> None:
@@ -351,15 +354,13 @@ def _first(config: FlowConfig, data: Data) -> Bijection | Columns:
     return Standardise(mean, std)
 
 
-def _image_network(config: FlowConfig, event: Event, *, context: int) -> Chain:
-    """Return the flow from fine to coarse, or by a list of layers at several scales."""
+def _image_network(config: FlowConfig, event: Event, *, context: int) -> Bijection:
+    """Return the flow from fine to coarse, pixel by pixel, or by a list at several scales."""
     sizes = config.sizes(context)
     if not isinstance(config.layer, str):
         return multi_scale(config.steps, event.shape, scales=config.scales, sizes=sizes)
     if config.layer != "coupling":
-        raise ValueError(
-            f'model.layer: {config.layer} is for vectors; an image takes layer = "coupling"'
-        )
+        return Flat(Chain([*of_features(config.steps, event.size, sizes)]), event.shape)
     fine: Sizes = {**sizes, "width": config.fine_width, "depth": config.fine_depth}
     return coarse_to_fine(
         event.shape,

@@ -84,8 +84,8 @@ def multi_scale(
     for step in steps:
         if step.kind in ("autoregressive", "inverse-autoregressive"):
             raise ValueError(
-                f"model.layer: {step.kind} is for vectors; an image takes coupling, actnorm, "
-                "mix and reverse"
+                f"model.layer: {step.kind} sees an image as one row, which a list does at several "
+                f'scales; take layer = "{step.kind}", or coupling, actnorm, mix and reverse'
             )
     channels, height, width = shape
     if height % 2**scales or width % 2**scales:

@@ -99,6 +99,29 @@ class Inverted(Bijection):
         return x
 
 
+class Flat(Bijection):
+    """Events of any shape as rows of numbers: an image channel by channel, each row by row."""
+
+    def __init__(self, inner: Bijection, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.shape = shape
+
+    def forward(
+        self, x: Float[Tensor, "batch ..."], context: Context = None
+    ) -> tuple[Float[Tensor, "batch ..."], Float[Tensor, " batch"]]:
+        """Return z and log |det dz/dx|."""
+        z, log_abs_det = self.inner(x.flatten(1), context)
+        return torch.unflatten(z, 1, self.shape), log_abs_det
+
+    def inverse(
+        self, z: Float[Tensor, "batch ..."], context: Context = None
+    ) -> Float[Tensor, "batch ..."]:
+        """Return x."""
+        x = self.inner.inverse(z.flatten(1), context)
+        return torch.unflatten(x, 1, self.shape)
+
+
 class Reverse(Bijection):
     """The channels in the opposite order, so that the last ones come first next time."""
 

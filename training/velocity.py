@@ -42,14 +42,26 @@ class Velocity(nn.Module):
         width: Hidden units, or channels of the finest level.
         depth: Residual blocks, of an image on each level on either side.
         told: How many numbers it is told beside the time.
+        waves: Of features: in how many `PlaneWaves` it sees w besides.
+        frequency: Of those; 0 if there are none.
     """
 
-    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, told: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        width: int,
+        depth: int,
+        told: int,
+        waves: int = 0,
+        frequency: float = 0.0,
+    ) -> None:
         super().__init__()
         context = 2 * FREQUENCIES + told
+        self.waves = PlaneWaves(shape[0], waves, frequency) if waves else None
         if len(shape) == 1:
             self.network: nn.Module = dense(
-                known=shape[0],
+                known=shape[0] + 2 * waves,
                 free=shape[0],
                 width=width,
                 depth=depth,
@@ -69,8 +81,35 @@ class Velocity(nn.Module):
         context = waves(t)
         if told is not None:
             context = torch.cat((context, told.to(context)), dim=1)
-        velocity: Tensor = self.network(w, context)
+        seen = w if self.waves is None else torch.cat((w, self.waves(w)), dim=1)
+        velocity: Tensor = self.network(seen, context)
         return velocity.to(w.dtype)
+
+
+class PlaneWaves(nn.Module):
+    """cos(F w) and sin(F w) of rows w, with frequencies F that are drawn once and stay.
+
+    A network of smooth units learns a steep edge late or never; of waves it is a short sum.
+
+    Args:
+        features: Of a row.
+        count: How many waves.
+        frequency: Standard deviation of each entry of F, in radians per unit of w.
+
+    Source:
+        Tancik et al. 2020, arXiv:2006.10739 (random Fourier features).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, count: int, frequency: float) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", frequency * torch.randn(features, count))
+
+    def forward(self, w: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch waves"]:
+        """Return all cosines, then all sines."""
+        angle = w @ self.frequencies.to(w.dtype)
+        return torch.cat((angle.cos(), angle.sin()), dim=1)
 
 
 class Steered(ResidualBlock):

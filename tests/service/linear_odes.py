@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.interface import Density, Event, Interface, Latent, Ode
+from service.interface import Context, Density, Event, Interface, Latent, Ode
 from tests.service.tiny import Floats, Tiny
 
 
@@ -85,6 +85,61 @@ SPIRAL = Tiny(
             "log_abs_det": np.full(len(x), -2 * np.log(STRETCH)),
         },
         "leave": lambda w: {"x": STRETCH * w + SHIFT},
+    },
+)
+
+# A vector that is told where the wind blows: dw/dt = GROWTH w + context, and x = w.
+GROWTH = 0.5
+
+
+def wind_decode(z: Floats, context: Floats) -> Floats:
+    return np.asarray(np.exp(GROWTH) * z + np.expm1(GROWTH) / GROWTH * context)
+
+
+def wind_encode(x: Floats, context: Floats) -> tuple[Floats, float]:
+    """Return z and log |det dz/dx|."""
+    return np.exp(-GROWTH) * (x - wind_decode(np.zeros(2), context)), -2 * GROWTH
+
+
+def _wind_velocity(w: Floats, t: Floats, context: Floats) -> dict[str, Floats]:
+    return {"velocity": GROWTH * w + context}
+
+
+_WIND = (
+    "o = Mul(t, zero) a = Unsqueeze(o, last) g = Mul(w, growth) h = Add(g, context) "
+    "velocity = Add(h, a)"
+)
+
+WIND = Tiny(
+    name="wind",
+    interface=Interface(
+        family="continuous-flow",
+        event=Event(kind="vector", shape=(2,)),
+        latent=Latent(shape=(2,)),
+        context=Context(names=("east", "north"), minimum=(-1.0, -2.0), maximum=(1.0, 2.0)),
+        density=Density(kind="exact", estimator="exact", measure="per unit of x"),
+        ode=Ode(solver="rk4", steps=20),
+    ),
+    nodes={
+        "velocity": _WIND,
+        "divergence": f"{_WIND} divergence = Add(o, twice)",
+        "enter": "w = Identity(x) s = ReduceSum<keepdims=0>(x, last) log_abs_det = Mul(s, zero)",
+        "leave": "x = Identity(w)",
+    },
+    constants={
+        "growth": np.array([GROWTH], np.float32),
+        "twice": np.array([2 * GROWTH], np.float32),
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+    },
+    references={
+        "velocity": _wind_velocity,
+        "divergence": lambda w, t, context: {
+            **_wind_velocity(w, t, context),
+            "divergence": np.full(len(w), 2 * GROWTH),
+        },
+        "enter": lambda x: {"w": x, "log_abs_det": np.zeros(len(x))},
+        "leave": lambda w: {"x": w},
     },
 )
 

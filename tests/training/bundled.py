@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from service.bundle import Bundle, whole
+from service.manifest import Manifest
 from training import export
 from training.data import Data
 from training.family import Family
@@ -43,14 +44,14 @@ def shaken(model: Family) -> Family:
     return model
 
 
-def bundled(model: Family, recipe: Recipe, data: Data) -> Bundle:
-    """Return the bundle of a model as it would be read, of a few of its graphs."""
+def exported(model: Family, recipe: Recipe, data: Data) -> tuple[Manifest, dict[str, bytes]]:
+    """Return what would be published of a model, of a few of its graphs."""
     graphs = {role: graph for role, graph in model.graphs().items() if role in ROLES}
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         # PyTorch's exporter warns of its own deprecations and of axis names that it keeps.
         warnings.simplefilter("ignore")
         patch.setattr(export, "measured", lambda manifest, files: manifest)
-        manifest, files = export.build(
+        return export.build(
             graphs,
             model.interface,
             name=recipe.name,
@@ -68,4 +69,9 @@ def bundled(model: Family, recipe: Recipe, data: Data) -> Bundle:
                 parameters=sum(parameter.numel() for parameter in model.parameters()),
             ),
         )
+
+
+def bundled(model: Family, recipe: Recipe, data: Data) -> Bundle:
+    """Return the bundle of a model as it would be read, of a few of its graphs."""
+    manifest, files = exported(model, recipe, data)
     return Bundle(Path("models/toy/1"), manifest, whole(manifest, files))

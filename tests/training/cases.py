@@ -29,6 +29,9 @@ MASKED = FLOW.model_copy(update={"layer": "autoregressive"})
 MASKED_AFFINE = FlowConfig(layer="autoregressive", transform="affine", layers=2, width=16, depth=1)
 AFFINE = MASKED_AFFINE.model_copy(update={"layer": "coupling"})
 BACKWARDS = MASKED.model_copy(update={"layer": "inverse-autoregressive"})
+RASTER_BACKWARDS = MASKED_AFFINE.model_copy(
+    update={"layer": "inverse-autoregressive", "conditional": True}
+)
 CONDITIONAL = FLOW.model_copy(update={"conditional": True})
 MASKED_CONDITIONAL = MASKED.model_copy(update={"conditional": True})
 GLOW = FlowConfig(layer=("actnorm", "mix", "coupling"), layers=2, width=8, depth=1, bins=4)
@@ -60,6 +63,7 @@ MATCHING = ContinuousFlowConfig(width=16, depth=1, steps=3)
 MATCHING_OF_IMAGES = MATCHING.model_copy(update={"width": 4, "steps": 2})
 MATCHING_CONDITIONAL = MATCHING.model_copy(update={"conditional": True})
 TRANSPORT = MATCHING_CONDITIONAL.model_copy(update={"pairing": "optimal-transport"})
+WAVES = MATCHING.model_copy(update={"waves": 6, "frequency": 1.5, "times": "late"})
 CONTINUOUS = ContinuousFlowConfig(
     objective="likelihood", width=16, depth=1, solver="rk4", steps=3, likelihood_steps=2
 )
@@ -247,6 +251,10 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "flow of features by masked splines": lambda: _flow(features(), MASKED),
     "flow of features by masked affine maps": lambda: _flow(features(), MASKED_AFFINE),
     "flow of features by masked splines backwards": lambda: _flow(features(), BACKWARDS),
+    "flow of images by masked splines": lambda: _flow(images(shape=(3, 3, 5)), MASKED),
+    "flow of images by masked affine maps backwards with labels": lambda: _flow(
+        images(classes=3), RASTER_BACKWARDS
+    ),
     "flow of images with labels": lambda: _flow(images(classes=3), CONDITIONAL),
     "flow of features with labels": lambda: _flow(labelled(), CONDITIONAL),
     "flow of features by masked splines with labels": lambda: _flow(labelled(), MASKED_CONDITIONAL),
@@ -266,6 +274,7 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "proposal by the reverse divergence": lambda: _proposal(integrand(), "reverse-kl"),
     "proposal by the variance": lambda: _proposal(integrand(dimensions=3), "chi-square"),
     "continuous flow of features": lambda: _continuous(features()),
+    "continuous flow that sees waves": lambda: _continuous(features(), WAVES),
     "continuous flow with labels": lambda: _continuous(labelled(), MATCHING_CONDITIONAL),
     "continuous flow by optimal transport": lambda: _continuous(labelled(), TRANSPORT),
     "continuous flow by likelihood": lambda: _continuous(features(), CONTINUOUS),
@@ -299,6 +308,7 @@ EXPORTED = (
     "flow of images",
     "flow of features",
     "flow of features by masked splines",
+    "flow of images by masked splines",
     "flow of images with labels",
     "flow of features by masked splines with labels",
     "flow of features with a context",
@@ -309,6 +319,7 @@ EXPORTED = (
     "flow of features by additive couplings",
     "flow of features by a list of layers",
     "proposal by the variance",
+    "continuous flow that sees waves",
     "continuous flow with labels",
     "continuous flow of images",
     "continuous flow of larger images",

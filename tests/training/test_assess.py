@@ -11,7 +11,7 @@ from PIL import Image
 
 from service import bundle
 from service.manifest import Figure
-from tests.training.bundled import bundled, recipe_of_a, shaken
+from tests.training.bundled import exported, recipe_of_a, shaken
 from training import __main__ as command
 from training import assess, data
 from training.card import CARD
@@ -26,13 +26,13 @@ CARD_TEXT = "# A toy\n\nWhat it is.\n\n## Quality\n\nOld figures.\n\n## Data\n\n
 
 def published(folder: Path, recipe: Recipe) -> Path:
     rows = data.load(recipe.data)
-    made = bundled(shaken(build(recipe, rows).eval()), recipe, rows)
+    manifest, files = exported(shaken(build(recipe, rows).eval()), recipe, rows)
     before = (
         Figure(name="beauty", value=1.5, standard_error=None, n=3),
         Figure(name="negative ELBO", value=-1.0, standard_error=None, n=3),
     )
-    manifest = made.manifest.model_copy(update={"evaluation": before})
-    return bundle.publish(folder, manifest, {**made.files, CARD: CARD_TEXT.encode()})
+    manifest = manifest.model_copy(update={"evaluation": before})
+    return bundle.publish(folder, manifest, {**files, CARD: CARD_TEXT.encode()})
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.training.cases import images, labelled, of, shaken, vectors
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch
 from training.dequantise import Spread
-from training.pairing import optimal_transport
+from training.matching import Times, miss, optimal_transport
 
 SMALL = ContinuousFlowConfig(width=16, depth=1, solver="rk4", steps=40)
 COVARIANCE = torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=torch.float64)
@@ -219,6 +219,39 @@ def test_more_rows_than_are_paired_at_once_are_all_paired() -> None:
     assert torch.equal(optimal_transport(noise, events).sort().values, torch.arange(600))
 
 
+@pytest.mark.parametrize(("times", "late"), [("uniform", 0.25), ("late", 0.5)])
+def test_times_are_spread_as_said(times: Times, late: float) -> None:
+    """Of the density 1 / (2 sqrt(1 - t)), half is above 3/4."""
+    torch.manual_seed(0)
+    noise, events = torch.randn(2, 4000, 2)
+    seen: list[Tensor] = []
+
+    def still(w: Tensor, t: Tensor) -> Tensor:
+        seen.append(t)
+        torch.testing.assert_close(w, noise + t[:, None] * (events - noise))
+        return torch.zeros_like(w)
+
+    found = miss(still, noise, events, times=times)
+    torch.testing.assert_close(found, (events - noise).square().mean())
+    assert (seen[0] > 0.75).float().mean().item() == pytest.approx(late, abs=0.001)
+
+
+def test_waves_learn_an_edge_that_their_network_without_them_rounds() -> None:
+    """Of the uniform density on a square, whose negative log-density nothing can lower."""
+    generator = torch.Generator().manual_seed(0)
+    data = of(3**0.5 * (2 * torch.rand(4000, 2, generator=generator) - 1))
+    found = {}
+    for waves in (0, 32):
+        torch.manual_seed(0)
+        config = ContinuousFlowConfig(waves=waves, times="late", width=32, depth=1)
+        flow = ContinuousFlow(config, data)
+        train(flow, data.train.x, steps=400, rows=256)
+        with torch.no_grad():
+            nats = flow.eval().nats(data.test, draws=1)["negative log-density"].values
+        found[waves] = nats.mean().item() - math.log(12)
+    assert 0 < found[32] < 0.7 * found[0]
+
+
 def test_optimal_transport_leaves_less_to_learn() -> None:
     data = labelled(rows=200)
     losses = {
@@ -235,6 +268,8 @@ def test_optimal_transport_leaves_less_to_learn() -> None:
     ("options", "words"),
     [
         ({"objective": "likelihood", "pairing": "independent"}, 'pairing: is of objective = "flow'),
+        ({"objective": "likelihood", "times": "late"}, 'times: is of objective = "flow-matching"'),
+        ({"frequency": 2.0}, "frequency: is of waves, and there are none"),
         ({"likelihood_steps": 4}, 'likelihood_steps: is of objective = "likelihood"'),
         ({"solver": "dopri5"}, "solver"),
         ({"steps": 1001}, "steps"),

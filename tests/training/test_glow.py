@@ -346,7 +346,7 @@ def test_transform_of_a_layer_comes_before_that_of_the_model() -> None:
 
 def test_layers_and_sides_that_an_image_cannot_have_are_refused() -> None:
     triangular = GLOW.model_copy(update={"layer": ("autoregressive", "coupling")})
-    with pytest.raises(ValueError, match=r"model\.layer: autoregressive is for vectors"):
+    with pytest.raises(ValueError, match=r"model\.layer: autoregressive sees an image as one row"):
         Flow(triangular, images())
     with pytest.raises(ValueError, match=r"model\.scales: 3 scales need .* of 8; got 12 x 8"):
         Flow(GLOW.model_copy(update={"scales": 3}), images(4, shape=(1, 12, 8)))

@@ -15,7 +15,7 @@ from torch import Tensor
 from service import bundle
 from service.manifest import Figure
 from tests.process import Process
-from tests.training.bundled import bundled, recipe_of_a
+from tests.training.bundled import exported, recipe_of_a
 from tests.training.cases import integrand, shaken
 from training import recipe, weights
 from training.box import FARTHEST, Box, normal_cdf, normal_score
@@ -312,12 +312,12 @@ def test_documented_client_finds_the_integral(tmp_path: Path) -> None:
     model, data = learnt("forward-kl")
     described = recipe_of_a(SMALL.model_dump(), source="integrand:camel")
     named = described.model_copy(update={"name": "camel-proposal"})
-    made = bundled(model, named, data)
-    assert isinstance(restored := restore(made, data), Proposal)
+    manifest, files = exported(model, named, data)
+    folder = bundle.publish(tmp_path, manifest, files)
+    assert isinstance(restored := restore(bundle.read(folder), data), Proposal)
     assert restored.integrand == data.integrand
     fit = Fit((Epoch(1, {"forward-kl/loss": 1.0}, 1.0, 1.0),), 1, 1.0, 1.0, "cpu")
-    assert client("camel-proposal", 0.05) in card(made.manifest, fit)
-    bundle.publish(tmp_path, made.manifest, dict(made.files))
+    assert client("camel-proposal", 0.05) in card(manifest, fit)
     page = Path(__file__).parents[2] / "docs" / "training.md"
     section = page.read_text().partition("## Neural importance sampling")[2].partition("\n## ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

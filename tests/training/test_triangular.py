@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.cases import images, of, shaken
+from tests.training.cases import of, shaken
 from training.elementwise import Affine, Elementwise, Spline
 from training.export import to_onnx
 from training.flow import Flow, FlowConfig
@@ -132,8 +132,9 @@ def test_affine_maps_learn_a_gaussian_and_no_more() -> None:
     assert -4.5 * error <= excess.mean().item() <= 0.01 + 4.5 * error
 
 
-def test_triangles_of_images_and_bins_of_affine_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"model\.layer: autoregressive is for vectors"):
-        Flow(FlowConfig(layer="autoregressive"), images())
+@pytest.mark.parametrize("option", ["fine_width", "fine_depth"])
+def test_options_of_other_maps_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f'{option}: is of layer = "coupling"'):
+        FlowConfig.model_validate({"layer": "autoregressive", option: 2})
     with pytest.raises(ValueError, match='bins: is of transform = "spline"'):
         FlowConfig(transform="affine", bins=4)

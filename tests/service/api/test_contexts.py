@@ -11,6 +11,7 @@ from service.interface import Interface
 from service.noise import Stream
 from tests.service import bundles
 from tests.service.conftest import Client, MakeClient, ask
+from tests.service.linear_odes import WIND, wind_decode, wind_encode
 
 X = [[0.5, -1.0], [2.0, 3.0], [0.0, 0.0]]
 EACH = [[1.0, 0.0], [2.0, -2.0], [0.25, 7.0]]
@@ -20,7 +21,8 @@ EACH = [[1.0, 0.0], [2.0, -2.0], [0.25, 7.0]]
 def told(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> Client:
     folder = tmp_path_factory.mktemp("told")
     bundles.SHIFTED.publish(folder)
-    return make_client(models=folder)
+    WIND.publish(folder)
+    return make_client(models=folder, default_model="shifted")
 
 
 def test_models_say_what_they_are_told(told: Client) -> None:
@@ -125,6 +127,29 @@ def test_protocol_reads_it_as_a_tensor_and_as_a_parameter(told: Client) -> None:
     for text, says in (("3,x", "got '3,x'."), ("3", "got 1."), ("nan,1", "finite")):
         bad = told.post(path, json={"inputs": [], "parameters": {**asked, "context": text}})
         assert (bad.status_code, says in bad.json()["error"]) == (400, True), bad.text
+
+
+@pytest.mark.parametrize("context", [[3.0, -4.0], EACH])
+def test_paths_go_where_the_context_blows(told: Client, context: object) -> None:
+    asked = {"model": "wind", "context": context}
+    each = np.broadcast_to(np.array(context), (3, 2))
+    answer = ask(told, "sample", **asked, n=3, seed=5, include=["z", "log_density"])
+    z = np.array(answer["z"])
+    np.testing.assert_allclose(answer["x"], wind_decode(z, each), rtol=1e-5)
+    np.testing.assert_allclose(ask(told, "decode", **asked, z=z.tolist())["x"], answer["x"])
+    codes, log_abs_det = wind_encode(np.array(X), each)
+    np.testing.assert_allclose(ask(told, "encode", **asked, x=X)["z"], codes, rtol=1e-4, atol=1e-5)
+    expected = bundles.normal_log_density(codes, np.zeros(2)) + log_abs_det
+    found = ask(told, "log-density", **asked, x=X)["log_density"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    again = ask(told, "log-density", **asked, x=answer["x"])["log_density"]
+    np.testing.assert_allclose(answer["log_density"], again, rtol=1e-4)
+
+
+def test_context_of_a_path_is_not_optional(told: Client) -> None:
+    answer = told.post("/log-density", json={"model": "wind", "x": X})
+    assert (answer.status_code, answer.json()["field"]) == (422, "context"), answer.text
+    assert "wind needs it: east, north." in answer.json()["detail"]
 
 
 def test_manifest_of_labels_and_a_context_is_refused() -> None:
