@@ -49,7 +49,7 @@ SHOWN_ROWS = 4_000
 BLOCK = 2_000
 """Rows whose density is found at once: they stay in the processor's cache."""
 FLOW = FlowConfig(layers=8, width=64, depth=2, bins=16)
-CONTINUOUS = ContinuousFlowConfig(width=96, depth=3, solver="rk4", steps=20)
+CONTINUOUS = ContinuousFlowConfig(width=96, depth=3, waves=64, times="late", solver="rk4", steps=40)
 TRAINING = {
     "coupling flow": TrainConfig(
         epochs=6,
