@@ -56,6 +56,10 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     "vae of features with a learned prior": (FLOW_PRIOR, features),
     "flow of masked splines": (TRIANGULAR, features),
     "flow of masked splines that is told labels": ({**TRIANGULAR, "conditional": True}, labelled),
+    "flow of images by masked splines that is told labels": (
+        {**TRIANGULAR, "conditional": True},
+        lambda: images(classes=3),
+    ),
     "flow of images that is told labels": (COUPLINGS, lambda: images(classes=3)),
     # Scales and mixes are folded into constants.
     "flow of features by a list of layers": (LISTED, features),
@@ -64,6 +68,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
         lambda: images(classes=3),
     ),
     "continuous flow of features": (CONTINUOUS, features),
+    # Its waves are drawn by nobody twice.
+    "continuous flow that sees waves": ({**CONTINUOUS, "waves": 3}, features),
     "continuous flow of images with labels": (
         {**CONTINUOUS, "width": 4, "conditional": True},
         lambda: images(classes=3),
