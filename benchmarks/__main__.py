@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import machine, plot, table
+from benchmarks import machine, plot, reports, table
 from benchmarks.environments import ROOT
 from benchmarks.rounds import Round, read_records
 from benchmarks.servers import OURS, SERVERS, SERVING, Server
 from benchmarks.workloads import Record
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
             return 2
     names = [] if chosen.only else chosen.peers
     servers = [each for each in SERVERS if each.name == OURS or each.name in names]
-    folder = RESULTS / (chosen.name or time.strftime("%Y-%m-%d-%H%M", time.gmtime()))
+    folder = reports.RESULTS / (chosen.name or time.strftime("%Y-%m-%d-%H%M", time.gmtime()))
     folder.mkdir(parents=True, exist_ok=True)
     measure(servers, rounds=chosen.rounds, seconds=chosen.seconds, folder=folder)
     return report(folder)

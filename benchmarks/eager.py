@@ -14,8 +14,6 @@ and has no row of its own.
 Writes results.json and table.md to benchmarks/results/eager-DATE.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +27,9 @@ import onnx
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, reports
 from benchmarks.ratios import short, spread
+from benchmarks.reports import Results
 from benchmarks.table import table
 from service import bundle
 from service.bundle import Bundle
@@ -44,7 +43,6 @@ from training.family import Family, outputs_of
 from training.ode import solve
 from training.restore import restore
 
-RESULTS = Path(__file__).parent / "results"
 RECIPES = Path(__file__).parents[1] / "training" / "recipes"
 MODELS = Path(__file__).parents[1] / "models"
 BATCHES = (1, 64, 256)
@@ -55,7 +53,6 @@ SPREAD = 0.1
 AGREEMENT = 1e-3
 """Allowed difference of the answers, relative to 1 + the largest number."""
 
-Results = dict[str, Any]
 Run = Callable[[Role, Sequence[Tensor]], Tensor]
 """Runs a graph on its inputs, and returns the first of its outputs."""
 
@@ -95,28 +92,19 @@ CASES = (
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.eager")
+    parser = reports.parser("eager")
     parser.add_argument("--rounds", type=int, default=5, help="over all models (default: 5)")
     parser.add_argument(
         "--seconds", type=float, default=0.05, help="of each way in a round (default: 0.05)"
     )
     parser.add_argument("--note", default="", help="what else there is to say of the machine")
-    parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
-    parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write the table of old results again"
-    )
     chosen = parser.parse_args(arguments)
-    name = chosen.name or time.strftime("eager-%Y-%m-%d", time.gmtime())
-    folder: Path = chosen.report or RESULTS / name
+    folder = reports.folder("eager", chosen)
     if not chosen.report:
         torch.set_num_threads(1)
-        folder.mkdir(parents=True, exist_ok=True)
         results = measure(rounds=chosen.rounds, seconds=chosen.seconds)
-        text = json.dumps(results | {"note": chosen.note}, indent=1)
-        (folder / "results.json").write_text(text + "\n")
-    results = json.loads((folder / "results.json").read_text())
-    (folder / "table.md").write_text(markdown(results))
-    print(f"\n{markdown(results)}\nWritten to {folder}")
+        reports.keep(results | {"note": chosen.note}, folder)
+    reports.say(markdown(reports.kept(folder)), folder)
     return 0
 
 

@@ -10,26 +10,22 @@ same λ and the same decoder: their variance is that of what one step of inferen
 Writes results.json, table.md and plot.png to benchmarks/results/gradients-DATE.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks import gradient_plot, machine
+from benchmarks import gradient_plot, machine, reports
+from benchmarks.reports import Results
 from benchmarks.table import table
 from training.bbvi import BBVI, BBVIConfig
 from training.data import Batch, Data, DataConfig, load
 from training.gradients import ESTIMATORS, Gradient
 
-RESULTS = Path(__file__).parent / "results"
 DRAWS = 8
 BATCH = 64
 LEARNING_RATE = 4e-3
@@ -49,29 +45,19 @@ GRADIENTS: dict[str, tuple[Gradient, ...]] = {
 }
 """By kind of latents; all are measured along the run of the first."""
 
-Results = dict[str, Any]
-
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gradients")
+    parser = reports.parser("gradients")
     parser.add_argument("--steps", type=int, default=600, help="of training (default: 600)")
-    parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
-    parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write table and plot of old results again"
-    )
     chosen = parser.parse_args(arguments)
-    name = chosen.name or time.strftime("gradients-%Y-%m-%d", time.gmtime())
-    folder: Path = chosen.report or RESULTS / name
+    folder = reports.folder("gradients", chosen)
     if not chosen.report:
         torch.set_num_threads(1)  # The work is small: threads wait for each other most of the time.
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(measure(steps=chosen.steps), indent=1)
-        (folder / "results.json").write_text(text + "\n")
-    results = json.loads((folder / "results.json").read_text())
-    (folder / "table.md").write_text(markdown(results))
+        reports.keep(measure(steps=chosen.steps), folder)
+    results = reports.kept(folder)
     gradient_plot.draw(results, folder / "plot.png")
-    print(f"\n{markdown(results)}\nWritten to {folder}")
+    reports.say(markdown(results), folder)
     return 0
 
 

@@ -11,7 +11,6 @@ vegas (Lepage, GPL-3) is in the extra `oracles`; nothing that is shipped imports
 Writes results.json and table.md to benchmarks/results/integrands-DATE.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -20,14 +19,14 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import vegas
 from jaxtyping import Float64
 
-from benchmarks import machine
+from benchmarks import machine, reports
+from benchmarks.reports import Results
 from benchmarks.table import table
 from service.manifest import Figure
 from training import data, recipe, weights
@@ -35,33 +34,22 @@ from training.evaluate import evaluate
 from training.integrands import Integrand
 from training.loop import fit
 
-RESULTS = Path(__file__).parent / "results"
 RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "camel-proposal.toml"
 CASES = (("camel", 2), ("camel", 4), ("camel", 8), ("gaussian", 4), ("ring", 2), ("ring", 4))
 ITERATIONS = 10
 """Of vegas while it adapts."""
 
-Results = dict[str, Any]
-
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.integrands")
+    parser = reports.parser("integrands")
     parser.add_argument("--epochs", type=int, help="of training (default: the recipe's)")
-    parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
-    parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write the table of old results again"
-    )
     chosen = parser.parse_args(arguments)
-    name = chosen.name or time.strftime("integrands-%Y-%m-%d", time.gmtime())
-    folder: Path = chosen.report or RESULTS / name
+    folder = reports.folder("integrands", chosen)
     if not chosen.report:
         torch.set_num_threads(1)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "results.json").write_text(json.dumps(measure(chosen.epochs), indent=1) + "\n")
-    results = json.loads((folder / "results.json").read_text())
-    (folder / "table.md").write_text(markdown(results))
-    print(f"\n{markdown(results)}\nWritten to {folder}")
+        reports.keep(measure(chosen.epochs), folder)
+    reports.say(markdown(reports.kept(folder)), folder)
     return 0
 
 

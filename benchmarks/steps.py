@@ -13,7 +13,6 @@ minutes on one core.
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import machine, steps_plot
+from benchmarks import machine, reports, steps_plot
+from benchmarks.reports import Results
 from benchmarks.table import table
 from service import bundle, ode, sampling
 from service.batching import Batcher
@@ -44,7 +44,6 @@ from training.evaluate import recognised, train_classifier
 from training.representation import share_error
 from training.restore import recipe_of
 
-RESULTS = Path(__file__).parent / "results"
 SAMPLES = 1000
 CLASSIFIER_STEPS = 800
 STEPS: dict[Solver, tuple[int, ...]] = {
@@ -56,8 +55,6 @@ FINE: tuple[Solver, int] = ("rk4", 40)
 """What the others are held against."""
 SEED = 1
 
-Results = dict[str, Any]
-
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
@@ -68,13 +65,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of each (default: 1,000)")
     parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
     chosen = parser.parse_args(arguments)
-    folder = RESULTS / (chosen.name or time.strftime("steps-%Y-%m-%d", time.gmtime()))
+    folder = reports.RESULTS / (chosen.name or time.strftime("steps-%Y-%m-%d", time.gmtime()))
     folder.mkdir(parents=True, exist_ok=True)
     results, images = measure(chosen.model, chosen.beside, chosen.data, samples=chosen.samples)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "table.md").write_text(markdown(results))
+    reports.keep(results, folder)
     steps_plot.draw(results, images, folder / "plot.png")
-    print(f"\n{markdown(results)}\nWritten to {folder}")
+    reports.say(markdown(results), folder)
     return 0
 
 

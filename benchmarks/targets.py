@@ -11,7 +11,6 @@ Writes results.json, table.md, plot.png and densities.npz, of which the picture 
 benchmarks/results/targets-DATE.
 """
 
-import argparse
 import json
 import math
 import multiprocessing
@@ -22,14 +21,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from benchmarks import machine, target_plot
+from benchmarks import machine, reports, target_plot
+from benchmarks.reports import Results
 from benchmarks.table import table
 from benchmarks.target_densities import Points, Target, targets
 from service.interface import Event
@@ -39,7 +38,6 @@ from training.family import Family
 from training.flow import Flow, FlowConfig
 from training.loop import TrainConfig, fit
 
-RESULTS = Path(__file__).parent / "results"
 WANTED_NATS = 0.05
 """Of each model on each target, at the most."""
 TRAIN_ROWS, VALIDATION_ROWS, TEST_ROWS = 200_000, 5_000, 50_000
@@ -72,36 +70,28 @@ TRAINING = {
 }
 MODELS = tuple(TRAINING)
 
-Results = dict[str, Any]
 Pictures = dict[str, np.ndarray]
 """Arrays of densities.npz: of each target's number and, behind a dash, of what."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.targets")
+    parser = reports.parser("targets")
     parser.add_argument("--epochs", type=int, help="of training (default: what each model needs)")
     parser.add_argument("--rows", type=int, default=TEST_ROWS, help="of test (default: 50,000)")
     parser.add_argument("--processes", type=int, default=1, help="of one core each (default: 1)")
-    parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
-    parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write table and picture of old results again"
-    )
     chosen = parser.parse_args(arguments)
-    name = chosen.name or time.strftime("targets-%Y-%m-%d", time.gmtime())
-    folder: Path = chosen.report or RESULTS / name
+    folder = reports.folder("targets", chosen)
     if not chosen.report:
-        folder.mkdir(parents=True, exist_ok=True)
         results, pictures = measure(
             epochs=chosen.epochs, rows=chosen.rows, processes=chosen.processes
         )
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        reports.keep(results, folder)
         np.savez_compressed(folder / "densities.npz", **pictures)  # type: ignore[arg-type]
-    results = json.loads((folder / "results.json").read_text())
-    (folder / "table.md").write_text(markdown(results))
+    results = reports.kept(folder)
     with np.load(folder / "densities.npz") as kept:
         target_plot.draw(results, dict(kept), folder / "plot.png")
-    print(f"\n{markdown(results)}\nWritten to {folder}")
+    reports.say(markdown(results), folder)
     return 0
 
 

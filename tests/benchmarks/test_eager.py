@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from benchmarks import eager
+from benchmarks import eager, reports
 from benchmarks.eager import Case
 from service.session import Session
 from service.tensors import Array
@@ -31,7 +31,7 @@ CASES = (
 def test_one_command_writes_figures_and_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(eager, "RESULTS", tmp_path)
+    monkeypatch.setattr(reports, "RESULTS", tmp_path)
     monkeypatch.setattr(eager, "CASES", CASES)
     threads = torch.get_num_threads()
     chosen = ["--rounds", "2", "--seconds", "0.001", "--name", "of-a-test", "--note", "Not alone."]

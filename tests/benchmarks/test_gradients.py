@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import gradients
+from benchmarks import gradients, reports
 from training.data import Data, DataConfig, load
 from training.gradients import Gradient
 
@@ -18,7 +18,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gradients, "EVERY", 3)
     monkeypatch.setattr(gradients, "WATCHED_ROWS", 4)
     monkeypatch.setattr(gradients, "REPEATS", 20)
-    monkeypatch.setattr(gradients, "RESULTS", tmp_path)
+    monkeypatch.setattr(reports, "RESULTS", tmp_path)
 
 
 @pytest.fixture(scope="module")

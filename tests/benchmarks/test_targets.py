@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import target_densities, targets
+from benchmarks import reports, target_densities, targets
 from benchmarks.target_densities import Target
 from training.continuous import ContinuousFlowConfig
 from training.flow import FlowConfig
@@ -68,7 +68,7 @@ def test_entropy_of_eight_gaussians_is_that_of_another_rule() -> None:
 def test_one_command_writes_figures_table_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(targets, "RESULTS", tmp_path)
+    monkeypatch.setattr(reports, "RESULTS", tmp_path)
     monkeypatch.setattr(targets, "TRAIN_ROWS", 2_048)
     monkeypatch.setattr(targets, "VALIDATION_ROWS", 100)
     monkeypatch.setattr(targets, "FLOW", FlowConfig(layers=2, width=8, depth=1))
