@@ -101,11 +101,16 @@ class Engine:
                 role: prove(bundle, role, dict.fromkeys(sessions), limit=limit)
                 for role, sessions in self.sessions.items()
             }
-        self.lanes = {
-            (role, width): self._lane(role, graph, width, limit)
-            for role, graph in self.manifest.graphs.items()
-            for width in (DRAW_WIDTHS if graph.has_draws else (None,))
-        }
+        # Roles that share a file are one graph: on a CPU it is warm once it has run, and costs the
+        # same by either name.
+        warm: dict[tuple[str, int | None, int], dict[int, float]] = {}
+        self.lanes = {}
+        for role, graph in self.manifest.graphs.items():
+            for width in DRAW_WIDTHS if graph.has_draws else (None,):
+                which = (graph.file if self._is_cpu else role, width, self._least(role))
+                if which not in warm:
+                    warm[which] = self._warmed(role, graph, width, limit)
+                self.lanes[role, width] = self._lane(role, graph, width, warm[which])
 
     async def run(
         self,
@@ -201,9 +206,10 @@ class Engine:
             raise NotANumber(f"{self.manifest.name}: {role} answered NaN.", output=output, row=row)
         return content.results
 
-    def _lane(self, role: Role, graph: Graph, width: int | None, limit: Limit) -> GraphLane:
-        """Return a lane that is warm: every bucket was run, so that no request pays for it."""
-        sessions = self.sessions[role]
+    def _warmed(
+        self, role: Role, graph: Graph, width: int | None, limit: Limit
+    ) -> dict[int, float]:
+        """Return the seconds of each bucket, all of which were run: no request pays for it."""
         seconds: dict[int, float] = {}
         for bucket in self._candidates(role):
             # On a CPU it takes at least in proportion; on a GPU only a run can tell.
@@ -211,7 +217,7 @@ class Engine:
             if seconds and seconds[last] * bucket / last > self._max_s and self._is_cpu:
                 break
             took = 0.0
-            for index, session in enumerate(dict.fromkeys(sessions)):
+            for index, session in enumerate(dict.fromkeys(self.sessions[role])):
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, graph, bucket, width, limit)
             if seconds and took > self._max_s:
@@ -220,11 +226,16 @@ class Engine:
             seconds[bucket] = max(took, LEAST_S)
             if took > self._max_s or (self._is_cpu and took > ONCE_S and no_gain):
                 break
+        return seconds
+
+    def _lane(
+        self, role: Role, graph: Graph, width: int | None, seconds: dict[int, float]
+    ) -> GraphLane:
         return GraphLane(
             self.manifest.name,
             role,
             graph=graph,
-            sessions=sessions,
+            sessions=self.sessions[role],
             width=width,
             seconds=seconds,
             observer=self._batcher.observer,
@@ -241,8 +252,11 @@ class Engine:
 
     def _candidates(self, role: Role) -> list[int]:
         """Return the row counts that a graph may be run at: powers of two up to a batch."""
-        least = self.proofs[role].rows_exact_at or 1
+        least = self._least(role)
         return [2**k for k in range(13) if least <= 2**k < self._max_rows] + [self._max_rows]
+
+    def _least(self, role: Role) -> int:
+        return self.proofs[role].rows_exact_at or 1
 
 
 def _gain(before_s: float, before: int, took_s: float, rows: int) -> float:
