@@ -28,7 +28,7 @@ from training.dequantise import Columns, Dequantise
 from training.elementwise import Additive, Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Turn
 from training.glow import Kind, Moving, Step, multi_scale, of_features
-from training.linear import ActNorm
+from training.linear import ActNorm, Whiten
 from training.networks import normal_log_prob
 from training.told import Told
 from training.triangular import Flat
@@ -109,6 +109,11 @@ class FlowConfig(Frozen):
         description="Of an image or categories: a level y enters as the logit of alpha + "
         "(1 - 2 alpha) y.",
     )
+    whiten: bool = Field(
+        False,
+        description="Of numbers: begin with the mean and the covariance of the training rows, not "
+        "their deviations alone. For few rows, or columns that nearly tell each other.",
+    )
     conditional: bool = Field(
         False,
         description="Tell every network the label, or the context if data.context names one: "
@@ -185,6 +190,8 @@ class Flow(Family):
         self.told = Told(data, conditional=config.conditional)
         self.dequantise: Dequantise | Columns | None = None
         if data.event.kind == "image":
+            if config.whiten:
+                raise ValueError("model.whiten: is of rows of numbers; leave it out")
             self.dequantise = _dequantise(config, data.event)
             self.network: Bijection = _image_network(config, data.event, context=self.told.size)
         else:
@@ -204,7 +211,11 @@ class Flow(Family):
                 kind="exact",
                 estimator="exact",
                 measure="per unit of x" + given,
-                preprocessing="standardised with the mean and deviation of the training rows",
+                preprocessing=(
+                    "whitened with the mean and covariance of the training rows"
+                    if self.config.whiten
+                    else "standardised with the mean and deviation of the training rows"
+                ),
             )
         elif isinstance(self.dequantise, Columns):
             density = Density(
@@ -346,6 +357,10 @@ def _first(config: FlowConfig, data: Data) -> Bijection | Columns:
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
+    if config.whiten:
+        if data.integrand is not None or data.event.categories:
+            raise ValueError("model.whiten: is of rows of numbers; leave it out")
+        return Whiten(data.train.x)
     if data.integrand is not None:
         return Box(data.integrand.low, data.integrand.high)
     if data.event.categories:

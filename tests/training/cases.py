@@ -36,6 +36,7 @@ CONDITIONAL = FLOW.model_copy(update={"conditional": True})
 MASKED_CONDITIONAL = MASKED.model_copy(update={"conditional": True})
 GLOW = FlowConfig(layer=("actnorm", "mix", "coupling"), layers=2, width=8, depth=1, bins=4)
 GLOW_AFFINE = GLOW.model_copy(update={"transform": "affine", "conditional": True})
+WHITENED = MASKED.model_copy(update={"whiten": True})
 NICE = FLOW.model_copy(update={"transform": "additive"})
 COMPOSED = FlowConfig(
     layer=(
@@ -268,6 +269,7 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "glow of images in colour with labels": lambda: _flow(
         images(shape=(3, 4, 8), classes=3), GLOW_AFFINE, 0.1
     ),
+    "flow of whitened features": lambda: _flow(features(), WHITENED),
     "flow of features by additive couplings": lambda: _flow(features(), NICE),
     "flow of features by a list of layers": lambda: _flow(features(), COMPOSED, 0.1),
     "proposal by the forward divergence": lambda: _proposal(integrand(), "forward-kl"),
@@ -316,6 +318,7 @@ EXPORTED = (
     "continuous flow with a context",
     "glow of images",
     "glow of images in colour with labels",
+    "flow of whitened features",
     "flow of features by additive couplings",
     "flow of features by a list of layers",
     "proposal by the variance",

@@ -3,15 +3,17 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from service.interface import Event
-from tests.training.cases import FLOW, of, shaken
-from training.data import Batch
+from tests.training.cases import FLOW, images, integrand, mixed, of, shaken
+from training.data import Batch, Data
 from training.dequantise import Dequantise
 from training.flow import Flow, FlowConfig
+from training.linear import Whiten
 
 IMAGE = Event(kind="image", shape=(1, 8, 8), minimum=0.0, maximum=1.0, levels=17)
 
@@ -235,3 +237,31 @@ def test_image_flow_learns_a_pattern() -> None:
         losses.append(float(turn.loss(Batch(x))["bits_per_dim"]))
     assert all(after < before for before, after in pairwise(losses))
     assert losses[-1] < 2.0 < math.log2(17)
+
+
+def test_whitened_flow_begins_as_the_gaussian_of_its_rows() -> None:
+    """Of many rows, whose covariance is hardly shrunk, in units and scales of their own."""
+    generator = np.random.default_rng(0)
+    factor = np.array([[1e3, 0, 0], [900.0, 4.0, 0], [-0.02, 0.005, 0.01]])
+    x = torch.from_numpy(generator.normal(size=(5000, 3)) @ factor.T + [1e4, -3.0, 0.5]).float()
+    flow = Flow(FlowConfig(whiten=True, layers=2, width=8), of(x)).eval()
+    rows = x.double()
+    gaussian = torch.distributions.MultivariateNormal(rows.mean(0), torch.cov(rows.T, correction=0))
+    found = flow.log_density(rows[:500])
+    torch.testing.assert_close(found, gaussian.log_prob(rows[:500]), rtol=0, atol=0.05)
+    z, _ = flow.encode(rows)
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(3, dtype=z.dtype), rtol=0, atol=0.01)
+    torch.testing.assert_close(flow.decode(z[:500]), rows[:500], rtol=1e-9, atol=1e-9)
+
+
+def test_few_rows_are_not_believed_their_covariance() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(12, 10))).float()
+    z = Whiten(x)(x.double())[0]
+    # By their own covariance 12 rows of 10 numbers would all have nearly the same length.
+    assert z.square().sum(1).var() > 3
+
+
+@pytest.mark.parametrize("data", [images(), mixed(), integrand()], ids=["image", "mixed", "box"])
+def test_whitening_of_anything_but_numbers_is_refused(data: Data) -> None:
+    with pytest.raises(ValueError, match=r"model\.whiten: is of rows of numbers"):
+        Flow(FlowConfig(whiten=True), data)
