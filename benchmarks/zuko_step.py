@@ -209,7 +209,7 @@ def markdown(results: Results) -> str:
     ]
     head = ["flow", "features", "parameters", "ours, ms", "zuko, ms", "ours / zuko",
             f"wanted: ≤ {WANTED:g}"]  # fmt: skip
-    return "\n".join([*(each.rstrip() for each in lines), *table(head, rows(results))]) + "\n"
+    return "\n".join([*(each.rstrip() for each in lines), *table(head, [*rows(results)])]) + "\n"
 
 
 def rows(results: Results) -> Iterator[list[str]]:

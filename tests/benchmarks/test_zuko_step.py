@@ -67,7 +67,7 @@ def test_a_step_changes_all_that_is_learnt(case: Case) -> None:
 
 
 def test_other_losses_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zuko_step, "equal_to", zuko_step.like)
+    monkeypatch.setattr(zuko_step, "equal_to", like)
     monkeypatch.setattr(zuko_step, "WARM_STEPS", 200)
     with pytest.raises(RuntimeError, match=r"autoregressive, spline: expected .* losses .* apart"):
         Pair(CASES[1].config, FEATURES)
