@@ -213,7 +213,7 @@ def _shipped(name: str) -> tuple[Family, Bundle]:
     """Return a shipped model, restored, and its bundle."""
     newest = bundle.versions(MODELS, name)[0]
     shipped = bundle.read(MODELS / name / str(newest))
-    return restore(shipped, _rows(shipped.manifest.event, shipped.manifest.labels)), shipped
+    return restore(shipped, made_up(shipped.manifest.event, shipped.manifest.labels)), shipped
 
 
 def _made(case: Case) -> tuple[Family, Bundle]:
@@ -224,7 +224,7 @@ def _made(case: Case) -> tuple[Family, Bundle]:
     event = Event(kind="vector", shape=(FEATURES,))
     if shape is not None:
         event = Event(kind="image", shape=shape, minimum=0.0, maximum=1.0, levels=levels)
-    rows = _rows(event, tuple(map(str, range(10))))
+    rows = made_up(event, tuple(map(str, range(10))))
     model = recipe.build(chosen.model_copy(update={"model": config}), rows)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -249,7 +249,7 @@ def _draft(model: Family) -> Bundle:
     return Bundle(Path("draft"), Manifest.model_construct(**said), files)
 
 
-def _rows(event: Event, labels: tuple[str, ...] | None) -> Data:
+def made_up(event: Event, labels: tuple[str, ...] | None) -> Data:
     """Return made-up events: of a model's data only their kind decides how fast it is."""
     names = labels or ("-",)
     batch = Batch(torch.rand(20, *event.shape), torch.arange(20) % len(names))
