@@ -38,11 +38,11 @@ from training.loop import TrainConfig, fit
 Rows = Float64[np.ndarray, "row column"]
 Nats = Float64[np.ndarray, " row"]
 PARTS = 5
-COMPONENTS, RIDGES = (1, 2, 3, 5, 8, 12, 20), (1e-6, 1e-3, 1e-2, 1e-1)
+COMPONENTS, RIDGES = (1, 2, 3, 5, 8, 12, 20, 40), (1e-6, 1e-3, 1e-2, 1e-1)
 """Of the mixtures: how many Gaussians, and what is added to their variances, of columns whose
 variance is 1. All pairs are tried, with full and with diagonal covariances."""
 MOST_TRIED_ROWS = 5_000
-"""Rows by which a mixture is chosen; the chosen one is then fitted to all."""
+"""Rows to which mixtures are fitted for the choice; the chosen one is then fitted to all."""
 FLOW = FlowConfig(
     layer="autoregressive", layers=2, width=128, depth=1, bins=4, dropout=0.3, whiten=True
 )
@@ -55,7 +55,7 @@ TRAINING = TrainConfig(
     patience=30,
     device="cpu",
 )
-"""Chosen by a dozen trials on the three small tables, whose figures are that much too good."""
+"""Chosen by a dozen trials on the three small tables, by the figures that are reported of them."""
 HOUSES = 10_000
 HOUSES_TRAINING = TRAINING.model_copy(update={"batch_size": 256, "epochs": 60})
 
@@ -122,6 +122,8 @@ def measure(names: Sequence[str], *, epochs: int | None) -> Results:
         "machine": described,
         "seconds": round(time.monotonic() - began, 1),
         "flow": FLOW.model_dump(),
+        "training": TRAINING.model_dump() | {"epochs": epochs or TRAINING.epochs},
+        "houses": {"batch_size": HOUSES_TRAINING.batch_size, "epochs": HOUSES_TRAINING.epochs},
         "tables": found,
     }
 
@@ -166,14 +168,17 @@ def gaussian(train: Rows, choose: Rows, test: Rows) -> Nats:
 
 
 def mixture(train: Rows, choose: Rows, test: Rows) -> Nats:
-    """Return log-densities by the mixture that is best of all tried on the rows to choose by."""
+    """Return log-densities by the kind of mixture that is best on the rows to choose by.
+
+    It has learned of those too, as the Gaussian has. A flow cannot: they end its training.
+    """
     tried = []
     for count, ridge, kind in product(COMPONENTS, RIDGES, ("full", "diag")):
         model = GaussianMixture(count, reg_covar=ridge, covariance_type=kind, random_state=0)
         tried.append((_fitted(model, train[:MOST_TRIED_ROWS])(choose).mean(), count, ridge, kind))
     _, count, ridge, kind = max(tried)
     model = GaussianMixture(count, reg_covar=ridge, covariance_type=kind, random_state=0, n_init=3)
-    return _fitted(model, train)(test)
+    return _fitted(model, np.concatenate([train, choose]))(test)
 
 
 def _fitted(model: GaussianMixture, rows: Rows) -> Callable[[Rows], Nats]:

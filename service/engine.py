@@ -101,8 +101,7 @@ class Engine:
                 role: prove(bundle, role, dict.fromkeys(sessions), limit=limit)
                 for role, sessions in self.sessions.items()
             }
-        # Roles that share a file are one graph: on a CPU it is warm once it has run, and costs the
-        # same by either name.
+        # Roles that share a file are one graph: on a CPU it is warm once it has run.
         warm: dict[tuple[str, int | None, int], dict[int, float]] = {}
         self.lanes = {}
         for role, graph in self.manifest.graphs.items():
@@ -110,7 +109,7 @@ class Engine:
                 which = (graph.file if self._is_cpu else role, width, self._least(role))
                 if which not in warm:
                     warm[which] = self._warmed(role, graph, width, limit)
-                self.lanes[role, width] = self._lane(role, graph, width, warm[which])
+                self.lanes[role, width] = self._lane(role, graph, width, dict(warm[which]))
 
     async def run(
         self,

@@ -83,8 +83,8 @@ class FlowConfig(Frozen):
     layers: int = Field(
         8,
         ge=1,
-        description="Layers that see the whole event, or of an image the coarse half; of a list "
-        "how often it is gone through, of an image at each scale.",
+        description="Layers that see the whole event, or of an image and couplings the coarse "
+        "half; of a list how often it is gone through, of an image at each scale.",
     )
     scales: int = Field(
         2, ge=1, description="Of an image and a list of layers: how often half is left to go on."

@@ -21,8 +21,8 @@ guess. Channels that were standardised or dequantised have about 1."""
 
 SHRINKAGES = [10.0**power for power in range(-8, 1)]
 """By which a correlation is tried to be multiplied with one less that number."""
-SEARCHED_ROWS = 10_000
-"""By which that number is chosen; with more the covariance hardly errs."""
+SEARCHED_ROWS, FOLDS = 10_000, 5
+"""By which that number is chosen, and in how many parts. More rows than that hardly err."""
 
 
 class ActNorm(Bijection, Foldable):
@@ -238,6 +238,9 @@ class Whiten(Bijection):
     Args:
         x: Rows that the moments are those of. The correlations of few of them are drawn towards
             none, by as much as makes a fifth of the rows most probable by the other four.
+
+    Raises:
+        ValueError: The rows are fewer than five, or a column of them does not vary.
     """
 
     mean: Tensor
@@ -249,13 +252,19 @@ class Whiten(Bijection):
         super().__init__()
         rows = x.double()
         mean, std = rows.mean(0), rows.std(0, correction=0)
+        if len(rows) < FOLDS or not (std > 0).all():
+            raise ValueError(
+                f"model.whiten: expected {FOLDS} training rows or more, of columns that vary; got "
+                f"{len(rows)}, of which {int((std == 0).sum())} columns do not"
+            )
         standard = ((rows - mean) / std).numpy()
-        search = GridSearchCV(ShrunkCovariance(assume_centered=True), {"shrinkage": SHRINKAGES})
+        shrunk = ShrunkCovariance(assume_centered=True)
+        search = GridSearchCV(shrunk, {"shrinkage": SHRINKAGES}, cv=FOLDS)
         correlation = search.fit(standard[:SEARCHED_ROWS]).best_estimator_.fit(standard).covariance_
         factor = torch.linalg.cholesky(torch.from_numpy(correlation)) * std[:, None]
         identity = torch.eye(len(std), dtype=torch.float64)
         into = torch.linalg.solve_triangular(factor, identity, upper=False).T
-        # In float64: of features that nearly tell each other, two rounded inverses are none.
+        # In float64, in which it is evaluated: two rounded matrices are not each other's inverse.
         self.register_buffer("mean", mean)
         self.register_buffer("into", into.contiguous())
         self.register_buffer("back", factor.T.contiguous())
@@ -265,11 +274,14 @@ class Whiten(Bijection):
         self, x: Float[Tensor, "batch feature"], context: Context = None
     ) -> tuple[Float[Tensor, "batch feature"], Float[Tensor, " batch"]]:
         """Return z and the same log |det W| for each row."""
-        z = (x - self.mean.to(x.dtype)) @ self.into.to(x.dtype)
+        # As in `LinearMix`: of features that nearly tell each other, bfloat16 loses the difference.
+        with torch.autocast(x.device.type, enabled=False):
+            z = (x - self.mean.to(x.dtype)) @ self.into.to(x.dtype)
         return z, x.new_zeros(x.shape[0]) + self.log_abs_det.to(x.dtype)
 
     def inverse(
         self, z: Float[Tensor, "batch feature"], context: Context = None
     ) -> Float[Tensor, "batch feature"]:
         """Return x = mean + z W^-1."""
-        return self.mean.to(z.dtype) + z @ self.back.to(z.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            return self.mean.to(z.dtype) + z @ self.back.to(z.dtype)

@@ -53,7 +53,8 @@ def restore(bundle: Bundle, data: Data) -> Family:
 
     Args:
         bundle: Published by `python -m training`: its recipe says what to build.
-        data: Events as the model knows them; which ones does not matter.
+        data: Events as the model knows them. A flow of features takes their moments from it, and
+            so wants the rows that it was trained on; of others it does not matter which they are.
 
     Raises:
         RestoreRefused: The data has other events, the recipe is not of this version of the

@@ -108,7 +108,9 @@ class PlaneWaves(nn.Module):
 
     def forward(self, w: Float[Tensor, "batch feature"]) -> Float[Tensor, "batch waves"]:
         """Return all cosines, then all sines."""
-        angle = w @ self.frequencies.to(w.dtype)
+        # bfloat16 has no tenths of a radian left where the angle is large.
+        with torch.autocast(w.device.type, enabled=False):
+            angle = w @ self.frequencies.to(w.dtype)
         return torch.cat((angle.cos(), angle.sin()), dim=1)
 
 

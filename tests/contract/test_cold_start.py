@@ -1,10 +1,17 @@
 """All shipped models, from nothing to ready."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from service import bundle
+from service import engine as module
+from service.batching import Batcher
+from service.engine import Engine
+from service.manifest import Graph
+from service.session import Device, Session
 from tests.process import Process
 from tests.structure.sources import ROOT
 
@@ -13,6 +20,25 @@ MOST_CPU_S = 8.0
 well the same work was measured to take up to twice as long (5.9 s, of which 0.5 are imports)."""
 STARTS = 3
 """Of which the quickest counts."""
+
+
+def test_roles_that_share_a_graph_are_warmed_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[str, int]] = []
+
+    def took(session: Session, graph: Graph, bucket: int, *_: object) -> float:
+        runs.append((graph.file, bucket))
+        return 1e-4 * bucket
+
+    monkeypatch.setattr(module, "_time", took)
+    read = bundle.read(ROOT / "models" / "moons-flow" / "1")
+    with closing(Batcher(devices=1)) as batcher:
+        engine = Engine(read, Device("cpu"), batcher=batcher)
+    graphs = read.manifest.graphs
+    assert graphs["encode"].file == graphs["log_density"].file != graphs["decode"].file
+    assert len(runs) == len(set(runs))
+    encode, judge = (engine.lanes[role, None] for role in ("encode", "log_density"))
+    assert encode.seconds == judge.seconds
+    assert encode.seconds is not judge.seconds, "each learns what it costs"
 
 
 def cpu_s(pid: int) -> float:

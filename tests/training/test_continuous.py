@@ -16,6 +16,7 @@ from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch
 from training.dequantise import Spread
 from training.matching import Times, miss, optimal_transport
+from training.velocity import PlaneWaves
 
 SMALL = ContinuousFlowConfig(width=16, depth=1, solver="rk4", steps=40)
 COVARIANCE = torch.tensor([[2.0, 1.2], [1.2, 1.0]], dtype=torch.float64)
@@ -234,6 +235,14 @@ def test_times_are_spread_as_said(times: Times, late: float) -> None:
     found = miss(still, noise, events, times=times)
     torch.testing.assert_close(found, (events - noise).square().mean())
     assert (seen[0] > 0.75).float().mean().item() == pytest.approx(late, abs=0.001)
+
+
+def test_waves_are_exact_where_training_is_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    waves, w = PlaneWaves(2, 16, 3.0), torch.randn(50, 2)
+    found = waves(w)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(waves(w), found)
 
 
 def test_waves_learn_an_edge_that_their_network_without_them_rounds() -> None:

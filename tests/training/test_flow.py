@@ -261,6 +261,29 @@ def test_few_rows_are_not_believed_their_covariance() -> None:
     assert z.square().sum(1).var() > 3
 
 
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (torch.randn(4, 2), "got 4, of which 0 columns do not"),
+        (torch.tensor([[1.0, 2.0]] * 9), "got 9, of which 2 columns do not"),
+    ],
+)
+def test_rows_that_have_no_covariance_are_refused(x: Tensor, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Whiten(x)
+
+
+def test_whitening_is_exact_where_training_is_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    a, b, c = torch.randn(3, 400)
+    x = torch.stack((a, a + 1e-3 * b, c), dim=1)
+    whiten = Whiten(x)
+    z = whiten(x)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(whiten(x)[0], z)
+        torch.testing.assert_close(whiten.inverse(z), x, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("data", [images(), mixed(), integrand()], ids=["image", "mixed", "box"])
 def test_whitening_of_anything_but_numbers_is_refused(data: Data) -> None:
     with pytest.raises(ValueError, match=r"model\.whiten: is of rows of numbers"):
