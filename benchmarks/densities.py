@@ -12,6 +12,7 @@ Columns of which one value makes up more than a twentieth are left out: no densi
 Writes results.json and table.md to benchmarks/results/densities-DATE.
 """
 
+import argparse
 import math
 import sys
 import tempfile
@@ -67,14 +68,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = reports.parser("densities")
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     parser.add_argument("--epochs", type=int, help="of a flow's training, at most")
-    chosen = parser.parse_args(arguments)
-    folder = reports.folder("densities", chosen)
-    if not chosen.report:
-        torch.set_num_threads(1)
-        names = [chosen.only] if chosen.only else list(TABLES)
-        reports.keep(measure(names, epochs=chosen.epochs), folder)
-    reports.say(markdown(reports.kept(folder)), folder)
-    return 0
+    return reports.run(parser, arguments, "densities", _measured, markdown)
+
+
+def _measured(chosen: argparse.Namespace) -> Results:
+    torch.set_num_threads(1)
+    names = [chosen.only] if chosen.only else list(TABLES)
+    return measure(names, epochs=chosen.epochs)
 
 
 def houses(rows: int = HOUSES) -> Rows:

@@ -14,6 +14,7 @@ and has no row of its own.
 Writes results.json and table.md to benchmarks/results/eager-DATE.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -92,20 +93,13 @@ CASES = (
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
-    parser = reports.parser("eager")
-    parser.add_argument("--rounds", type=int, default=5, help="over all models (default: 5)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.05, help="of each way in a round (default: 0.05)"
-    )
-    parser.add_argument("--note", default="", help="what else there is to say of the machine")
-    chosen = parser.parse_args(arguments)
-    folder = reports.folder("eager", chosen)
-    if not chosen.report:
-        torch.set_num_threads(1)
-        results = measure(rounds=chosen.rounds, seconds=chosen.seconds)
-        reports.keep(results | {"note": chosen.note}, folder)
-    reports.say(markdown(reports.kept(folder)), folder)
-    return 0
+    parser = reports.timing("eager", rounds=5, seconds=0.05)
+    return reports.run(parser, arguments, "eager", _measured, markdown)
+
+
+def _measured(chosen: argparse.Namespace) -> Results:
+    torch.set_num_threads(1)
+    return measure(rounds=chosen.rounds, seconds=chosen.seconds) | {"note": chosen.note}
 
 
 def measure(*, rounds: int, seconds: float) -> Results:

@@ -44,17 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
     parser = reports.parser("integrands")
     parser.add_argument("--epochs", type=int, help="of training (default: the recipe's)")
-    chosen = parser.parse_args(arguments)
-    folder = reports.folder("integrands", chosen)
-    if not chosen.report:
-        torch.set_num_threads(1)
-        reports.keep(measure(chosen.epochs), folder)
-    reports.say(markdown(reports.kept(folder)), folder)
-    return 0
+    return reports.run(
+        parser, arguments, "integrands", lambda chosen: measure(chosen.epochs), markdown
+    )
 
 
 def measure(epochs: int | None) -> Results:
     """Learn each integrand in both ways, and integrate it."""
+    torch.set_num_threads(1)
     versions = {"torch": torch.__version__, "vegas": version("vegas")}
     described = machine.host() | versions
     runs = [integrate(name, dimensions, epochs) for name, dimensions in CASES]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,38 @@ def parser(benchmark: str) -> argparse.ArgumentParser:
         "--report", type=Path, metavar="FOLDER", help="measure nothing: report old results again"
     )
     return made
+
+
+def timing(benchmark: str, *, rounds: int, seconds: float) -> argparse.ArgumentParser:
+    """Return the same of a benchmark of speed, whose two sides take turns."""
+    made = parser(benchmark)
+    made.add_argument(
+        "--rounds", type=int, default=rounds, help="over everything (default: %(default)s)"
+    )
+    made.add_argument(
+        "--seconds",
+        type=float,
+        default=seconds,
+        help="of each side in a round (default: %(default)s)",
+    )
+    made.add_argument("--note", default="", help="what else there is to say of the machine")
+    return made
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    benchmark: str,
+    measure: Callable[[argparse.Namespace], Results],
+    markdown: Callable[[Results], str],
+) -> int:
+    """Measure and report, or report alone, and return the exit status."""
+    chosen = parser.parse_args(arguments)
+    place = folder(benchmark, chosen)
+    if not chosen.report:
+        keep(measure(chosen), place)
+    say(markdown(kept(place)), place)
+    return 0
 
 
 def folder(benchmark: str, chosen: argparse.Namespace) -> Path:

@@ -19,6 +19,7 @@ round; the clock is the process's own on its core. At most as long as zuko is wa
 Writes results.json and table.md to benchmarks/results/zuko-step-DATE.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,20 +82,13 @@ CASES = (
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
-    parser = reports.parser("zuko_step")
-    parser.add_argument("--rounds", type=int, default=9, help="over all flows (default: 9)")
-    parser.add_argument(
-        "--seconds", type=float, default=0.1, help="of each side in a round (default: 0.1)"
-    )
-    parser.add_argument("--note", default="", help="what else there is to say of the machine")
-    chosen = parser.parse_args(arguments)
-    folder = reports.folder("zuko-step", chosen)
-    if not chosen.report:
-        torch.set_num_threads(1)
-        results = measure(rounds=chosen.rounds, seconds=chosen.seconds)
-        reports.keep(results | {"note": chosen.note}, folder)
-    reports.say(markdown(reports.kept(folder)), folder)
-    return 0
+    parser = reports.timing("zuko_step", rounds=9, seconds=0.1)
+    return reports.run(parser, arguments, "zuko-step", _measured, markdown)
+
+
+def _measured(chosen: argparse.Namespace) -> Results:
+    torch.set_num_threads(1)
+    return measure(rounds=chosen.rounds, seconds=chosen.seconds) | {"note": chosen.note}
 
 
 def measure(*, rounds: int, seconds: float) -> Results:
