@@ -7,8 +7,8 @@ rows as well.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from service.feeds import Given, Source, in_rows
 from service.interface import DRAW_WIDTHS, Role
 from service.lanes import Job
 from service.manifest import Graph, Manifest
-from service.proof import prove
+from service.proof import Company, ExactAt, Proof, replay
 from service.runs import Feeds, GraphLane, Rows
 from service.session import Device, Limit, Session
 from service.tensors import Array
@@ -92,24 +92,55 @@ class Engine:
 
     def _prove(self, bundle: Bundle, limit: Limit) -> None:
         """Hold the graphs to the manifest's claims, and run every bucket."""
-        with ExitStack() as held:
-            if not self._is_cpu:  # the first runs are captured, and nobody may run meanwhile
-                for index in range(self._batcher.devices):
-                    held.enter_context(self._batcher.hold(index))
-            # What was found of each graph where it serves.
-            self.proofs = {
-                role: prove(bundle, role, dict.fromkeys(sessions), limit=limit)
-                for role, sessions in self.sessions.items()
-            }
-        # Roles that share a file are one graph: on a CPU it is warm once it has run.
-        warm: dict[tuple[str, int | None, int], dict[int, float]] = {}
-        self.lanes = {}
+        self.proofs: dict[Role, Proof] = {}
+        """What was found of each graph where it serves."""
+        self.lanes: dict[tuple[Role, int | None], GraphLane] = {}
+        for roles in self._sharing():
+            company = Company(bundle, roles[0])
+            errors: dict[Role, dict[str, float]] = {}
+            for session, hold in self._places(roles[0]):
+                with hold:
+                    found = replay(bundle, roles, session, limit=limit, company=company)
+                errors = {role: _larger(errors.get(role, {}), found[role]) for role in roles}
+            seconds, exact = self._warm(roles, company, limit)
+            for role in roles:
+                self.proofs[role] = Proof(errors[role], exact)
+                for width, buckets in seconds.items():
+                    self.lanes[role, width] = self._lane(role, width, dict(buckets))
+
+    def _sharing(self) -> list[list[Role]]:
+        """Return roles by graph, inputs and claim: those together are warm once one has run."""
+        groups: dict[object, list[Role]] = {}
         for role, graph in self.manifest.graphs.items():
-            for width in DRAW_WIDTHS if graph.has_draws else (None,):
-                which = (graph.file if self._is_cpu else role, width, self._least(role))
-                if which not in warm:
-                    warm[which] = self._warmed(role, graph, width, limit)
-                self.lanes[role, width] = self._lane(role, graph, width, dict(warm[which]))
+            names = tuple(spec.name for spec in graph.inputs)
+            groups.setdefault((graph.file, names, graph.rows_exact_at), []).append(role)
+        return list(groups.values())
+
+    def _places(self, role: Role) -> Iterator[tuple[Session, AbstractContextManager[None]]]:
+        """Yield each session of a role, and what keeps others off its device while it runs.
+
+        On CUDA the first runs are captured, and nobody may run meanwhile.
+        """
+        for index, session in enumerate(dict.fromkeys(self.sessions[role])):
+            yield session, nullcontext() if self._is_cpu else self._batcher.hold(index)
+
+    def _warm(
+        self, roles: Sequence[Role], company: Company, limit: Limit
+    ) -> tuple[dict[int | None, dict[int, float]], ExactAt]:
+        """Return the seconds of each bucket, by width, and from how many rows on they are exact.
+
+        Where the runs refute the claim, buckets of fewer rows are no use and others are run.
+        """
+        graph = self.manifest.graphs[roles[0]]
+        exact = graph.rows_exact_at
+        while True:
+            seconds = {
+                width: self._warmed(roles, exact or 1, width, company, limit)
+                for width in (DRAW_WIDTHS if graph.has_draws else (None,))
+            }
+            if (found := company.holds(exact)) == exact:
+                return seconds, exact
+            exact = found
 
     async def run(
         self,
@@ -206,19 +237,20 @@ class Engine:
         return content.results
 
     def _warmed(
-        self, role: Role, graph: Graph, width: int | None, limit: Limit
+        self, roles: Sequence[Role], least: int, width: int | None, company: Company, limit: Limit
     ) -> dict[int, float]:
         """Return the seconds of each bucket, all of which were run: no request pays for it."""
+        outputs = [spec.name for role in roles for spec in self.manifest.graphs[role].outputs]
         seconds: dict[int, float] = {}
-        for bucket in self._candidates(role):
+        for bucket in self._candidates(least):
             # On a CPU it takes at least in proportion; on a GPU only a run can tell.
             last = next(reversed(seconds), bucket)
             if seconds and seconds[last] * bucket / last > self._max_s and self._is_cpu:
                 break
             took = 0.0
-            for index, session in enumerate(dict.fromkeys(self.sessions[role])):
-                with nullcontext() if self._is_cpu else self._batcher.hold(index):
-                    took = _time(session, graph, bucket, width, limit)
+            for session, hold in self._places(roles[0]):
+                with hold:
+                    took = _time(session, outputs, bucket, width, company, limit)
             if seconds and took > self._max_s:
                 break
             no_gain = bool(seconds) and _gain(seconds[last], last, took, bucket) < GAIN
@@ -227,13 +259,11 @@ class Engine:
                 break
         return seconds
 
-    def _lane(
-        self, role: Role, graph: Graph, width: int | None, seconds: dict[int, float]
-    ) -> GraphLane:
+    def _lane(self, role: Role, width: int | None, seconds: dict[int, float]) -> GraphLane:
         return GraphLane(
             self.manifest.name,
             role,
-            graph=graph,
+            graph=self.manifest.graphs[role],
             sessions=self.sessions[role],
             width=width,
             seconds=seconds,
@@ -249,13 +279,13 @@ class Engine:
     def _is_cpu(self) -> bool:
         return self.device.kind == "cpu"
 
-    def _candidates(self, role: Role) -> list[int]:
+    def _candidates(self, least: int) -> list[int]:
         """Return the row counts that a graph may be run at: powers of two up to a batch."""
-        least = self._least(role)
         return [2**k for k in range(13) if least <= 2**k < self._max_rows] + [self._max_rows]
 
-    def _least(self, role: Role) -> int:
-        return self.proofs[role].rows_exact_at or 1
+
+def _larger(errors: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+    return {name: max(error, errors.get(name, 0.0)) for name, error in others.items()}
 
 
 def _gain(before_s: float, before: int, took_s: float, rows: int) -> float:
@@ -289,25 +319,25 @@ def _check(feeds: Feeds, graph: Graph, *, where: str) -> None:
             )
 
 
-def _time(session: Session, graph: Graph, bucket: int, width: int | None, limit: Limit) -> float:
+def _time(
+    session: Session,
+    outputs: Sequence[str],
+    bucket: int,
+    width: int | None,
+    company: Company,
+    limit: Limit,
+) -> float:
     """Return the seconds that a run of a bucket takes, after the first one if that is quick."""
-    feeds = {
-        spec.name: np.full(
-            spec.sized(batch=bucket, draws=width or 1),
-            0.5 if spec.noise == "uniform" else 0,
-            dtype=spec.dtype,
-        )
-        for spec in graph.inputs
-    }
-    outputs = [spec.name for spec in graph.outputs]
     # A graph on a CPU runs in this thread: its own clock leaves out what others do meanwhile.
     # Otherwise a version that is loaded beside a busy one would find itself slow.
     clock = time.thread_time if session.place == "cpu" else time.perf_counter
     took = ONCE_S
     for _ in range(3 if session.is_captured else 2):  # it is captured in the first two
+        feeds, rows = company.feeds(bucket, width)
         began = clock()
-        session.run(feeds, outputs, limit=limit)
+        answers = session.run(feeds, outputs, limit=limit)
         took = clock() - began
+        company.saw(rows, answers, width)
         # On a GPU the first run also makes the buffers, and may take any time.
         if took > ONCE_S and session.place == "cpu":
             break

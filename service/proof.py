@@ -1,21 +1,21 @@
 """What a bundle claims of its graphs, tried on the device that is to serve them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from service.bundle import Bundle
 from service.errors import BundleInvalid
-from service.interface import DRAW_WIDTHS, Role, TensorSpec
-from service.manifest import Graph
+from service.interface import Role
 from service.session import Limit, Session
 from service.tensors import Array
 
-ROWS = 16
-"""Rows of the batch that is compared with its parts."""
-ALONE = (0, 5, 15)
-"""Which of them are run alone: first, last, and one that is at no even place."""
+STRIDE = 5
+"""By how many golden rows a run begins behind the one before it, so that a row is seen at several
+places. Prime to the 16 of them that an export writes."""
+
+ExactAt = Literal[1, 8] | None
 
 
 class Proof(NamedTuple):
@@ -23,121 +23,115 @@ class Proof(NamedTuple):
 
     errors: dict[str, float]
     """By output, the largest |answer - float64 reference| over the golden vectors."""
-    rows_exact_at: Literal[1, 8] | None
+    rows_exact_at: ExactAt
     """From how many rows on no difference between batches was seen, if the manifest says so."""
 
 
-def prove(
-    bundle: Bundle, role: Role, sessions: Iterable[Session], *, limit: Limit | None = None
-) -> Proof:
-    """Return how a graph does here.
+class Company:
+    """Whether a row's bytes depend on the rows that it is run with, by all runs that it is told of.
+
+    They are runs of golden rows, each of which must get the same bytes every time. So kernels are
+    found that treat a single row in another way, at the sizes that serve; `training.measure` looks
+    longer, and at other rows.
 
     Args:
-        bundle: Has the vectors, the tolerances and the claims.
-        role: Whose.
-        sessions: Everything that is to serve this role.
-        limit: Ends it when its time is up.
-
-    Raises:
-        BundleInvalid: An output is farther from float64 than the manifest's tolerance allows.
+        bundle: Whose golden rows.
+        role: Of which graph.
     """
-    errors: dict[str, float] = {}
-    exact = bundle.manifest.graphs[role].rows_exact_at
-    for session in sessions:
-        for name, error in replay(bundle, role, session, limit=limit).items():
-            errors[name] = max(errors.get(name, 0.0), error)
-        exact = _still_exact(bundle, role, session, exact, limit)
-    return Proof(errors, exact)
+
+    def __init__(self, bundle: Bundle, role: Role) -> None:
+        self._inputs = bundle.manifest.graphs[role].inputs
+        self._golden = _inputs(bundle, role)
+        self._count = len(next(iter(self._golden.values())))
+        self._next = 0
+        self._known: dict[tuple[str, int | None], Array] = {}
+        self._sizes: dict[tuple[str, int | None], Array] = {}
+        self._differ = 0
+
+    def feeds(self, rows: int, width: int | None) -> tuple[dict[str, Array], Array]:
+        """Return inputs of so many golden rows, each of so many draws, and which rows they are."""
+        which = (self._next + np.arange(rows)) % self._count
+        self._next = (self._next + STRIDE) % self._count
+        feeds = {}
+        for spec in self._inputs:
+            array = self._golden[spec.name][which]
+            if "draws" in spec.shape:
+                axis = spec.shape.index("draws")
+                array = array.take(np.arange(width or 1) % array.shape[axis], axis=axis)
+            feeds[spec.name] = np.ascontiguousarray(array)
+        return feeds, which
+
+    def saw(self, which: Array, answers: Mapping[str, Array], width: int | None) -> None:
+        """Compare a run with those of the same rows before it, and remember it."""
+        for name, answer in answers.items():
+            key, shape = (name, width), (self._count, *answer.shape[1:])
+            known = self._known.setdefault(key, np.zeros(shape, answer.dtype))
+            sizes = self._sizes.setdefault(key, np.zeros(self._count, np.int64))
+            same = (known[which] == answer).reshape(len(which), -1).all(axis=1)
+            smaller = np.minimum(sizes[which][~same], len(which))  # 0 where none came before
+            self._differ = max(self._differ, int(smaller.max(initial=0)))
+            known[which], sizes[which] = answer, len(which)
+
+    def holds(self, claimed: ExactAt) -> ExactAt:
+        """Return the claim, or what the runs left of it."""
+        if claimed is None or not self._differ:
+            return claimed
+        return 8 if self._differ < 8 else None
 
 
 def replay(
-    bundle: Bundle, role: Role, session: Session, *, limit: Limit | None = None
-) -> dict[str, float]:
-    """Return, by output, the largest |answer - float64 reference| over the golden vectors.
+    bundle: Bundle,
+    roles: Sequence[Role],
+    session: Session,
+    *,
+    limit: Limit | None = None,
+    company: Company | None = None,
+) -> dict[Role, dict[str, float]]:
+    """Return, by role and output, the largest |answer - float64 reference| over the golden vectors.
+
+    Args:
+        bundle: Has the vectors and the tolerances.
+        roles: Of one file. Those of the same vectors are run once.
+        session: Runs it.
+        limit: Ends the runs when their time is up.
+        company: Of the first role. Is told of its run.
 
     Raises:
         BundleInvalid: An output is farther away than the manifest's tolerance allows.
     """
-    graph, golden = bundle.manifest.graphs[role], bundle.golden
+    graphs = bundle.manifest.graphs
+    outputs = [name for role in roles for name in graphs[role].tolerance]
+    feeds: dict[str, Array] = {}
+    answers: dict[str, Array] = {}
+    errors: dict[Role, dict[str, float]] = {}
+    for role in roles:
+        own = _inputs(bundle, role)
+        if not (feeds and all(np.array_equal(own[name], feeds[name]) for name in own)):
+            feeds, answers = own, session.run(own, outputs, limit=limit)
+        if company and role == roles[0] and not graphs[role].has_draws:
+            # With draws they are of no width that serves.
+            company.saw(np.arange(len(next(iter(feeds.values())))), answers, None)
+        errors[role] = _errors(bundle, role, answers, session.where)
+    return errors
+
+
+def _errors(
+    bundle: Bundle, role: Role, answers: Mapping[str, Array], where: str
+) -> dict[str, float]:
     errors: dict[str, float] = {}
-    answers = session.run(_inputs(bundle, role), list(graph.tolerance), limit=limit)
-    for name, answer in answers.items():
-        reference = golden[f"{role}.{name}"]
-        tolerance = graph.tolerance[name]
-        error = np.abs(answer.astype(np.float64) - reference)
+    for name, tolerance in bundle.manifest.graphs[role].tolerance.items():
+        reference = bundle.golden[f"{role}.{name}"]
+        error = np.abs(answers[name].astype(np.float64) - reference)
         allowed = tolerance.absolute + tolerance.relative * np.abs(reference)
         if not (error <= allowed).all():  # so written, NaN fails too
             raise BundleInvalid(
-                f"{session.where}: on this device {role}.{name} is off by "
+                f"{where}: on this device {role}.{name} is off by "
                 f"{error.max():.2g} from the golden vectors; {tolerance.absolute:.2g} + "
                 f"{tolerance.relative:.2g} relative is allowed.",
                 field=f"{role}.{name}",
             )
         errors[name] = float(error.max())
     return errors
-
-
-def repeats(
-    session: Session,
-    feeds: Mapping[str, Array],
-    answers: Mapping[str, Array],
-    rows: Array,
-    *,
-    limit: Limit | None = None,
-) -> bool:
-    """Return whether these rows on their own get the bytes that they got in the whole batch."""
-    part = {name: array[rows] for name, array in feeds.items()}
-    found = session.run(part, list(answers), limit=limit)
-    return all(np.array_equal(answer, answers[name][rows]) for name, answer in found.items())
-
-
-def _still_exact(
-    bundle: Bundle, role: Role, session: Session, claimed: Literal[1, 8] | None, limit: Limit | None
-) -> Literal[1, 8] | None:
-    """Return the claim, or what of it holds on this device: the exporter's was another one.
-
-    A look at a few rows, which start-up has time for. It finds kernels that treat a single row
-    in another way, not every last bit; `training.measure` looks longer.
-    """
-    if claimed is None:
-        return None
-    graph, rng = bundle.manifest.graphs[role], np.random.Generator(np.random.Philox(key=0))
-    trials = [
-        (feeds, session.run(feeds, list(graph.tolerance), limit=limit))
-        for feeds in batches(graph, role, bundle.golden, rng, rows=ROWS)
-    ]
-
-    def hold(parts: Sequence[Array]) -> bool:
-        return all(
-            repeats(session, feeds, whole, part, limit=limit)
-            for feeds, whole in trials
-            for part in parts
-        )
-
-    if claimed == 1 and hold([np.array([row]) for row in ALONE]):
-        return 1
-    return 8 if hold([np.arange(ROWS // 2, ROWS)]) else None
-
-
-def batches(
-    graph: Graph, role: Role, golden: Mapping[str, Array], rng: np.random.Generator, *, rows: int
-) -> Iterator[dict[str, Array]]:
-    """Yield inputs of so many rows; of a graph with draws at each of `DRAW_WIDTHS`.
-
-    What is random in use is random here: the golden rows are few, and repeat.
-    """
-    for draws in DRAW_WIDTHS if graph.has_draws else (1,):
-        yield {
-            spec.name: _noise(spec, spec.sized(batch=rows, draws=draws), rng)
-            if spec.noise or spec.name in ("z", "w")
-            else np.resize(vectors := golden[f"{role}.{spec.name}"], (rows, *vectors.shape[1:]))
-            for spec in graph.inputs
-        }
-
-
-def _noise(spec: TensorSpec, shape: Sequence[int], rng: np.random.Generator) -> Array:
-    make = rng.random if spec.noise == "uniform" else rng.standard_normal
-    return make(shape, dtype=np.float32)
 
 
 def _inputs(bundle: Bundle, role: Role) -> dict[str, Array]:

@@ -10,7 +10,6 @@ from service import bundle
 from service import engine as module
 from service.batching import Batcher
 from service.engine import Engine
-from service.manifest import Graph
 from service.session import Device, Session
 from tests.process import Process
 from tests.structure.sources import ROOT
@@ -25,8 +24,8 @@ STARTS = 3
 def test_roles_that_share_a_graph_are_warmed_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[tuple[str, int]] = []
 
-    def took(session: Session, graph: Graph, bucket: int, *_: object) -> float:
-        runs.append((graph.file, bucket))
+    def took(session: Session, outputs: object, bucket: int, *_: object) -> float:
+        runs.append((session.graph.file, bucket))
         return 1e-4 * bucket
 
     monkeypatch.setattr(module, "_time", took)

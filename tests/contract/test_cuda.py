@@ -44,7 +44,7 @@ def test_golden_vectors_come_out_on_cuda(folder: Path, cuda: Device) -> None:
     for role in read.manifest.graphs:
         session = Session(read, role, cuda)
         assert session.nodes["cuda"] > session.nodes.get("cpu", 0)
-        replay(read, role, session)
+        replay(read, [role], session)
 
 
 @by_folder

@@ -16,7 +16,6 @@ from service.batching import Batcher
 from service.engine import Engine
 from service.errors import BundleInvalid, EngineFailed
 from service.interface import DRAW_WIDTHS
-from service.manifest import Graph
 from service.session import Device, Session
 from tests.service.bundles import AFFINE, MIX, SHIFT, TILES
 from tests.service.ppca import PPCA
@@ -127,7 +126,7 @@ def test_no_bucket_but_the_smallest_takes_longer_than_a_run_may(
     seconds: dict[int, float],
     buckets: tuple[int, ...],
 ) -> None:
-    def took(session: Session, graph: Graph, bucket: int, *_: object) -> float:
+    def took(session: Session, outputs: object, bucket: int, *_: object) -> float:
         return seconds[bucket]
 
     monkeypatch.setattr(module, "_time", took)
@@ -181,7 +180,7 @@ def test_engine_says_what_the_replay_measured(affine: Engine) -> None:
 def test_bucket_that_gains_nothing_is_the_last(
     models: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def took(session: Session, graph: Graph, bucket: int, *_: object) -> float:
+    def took(session: Session, outputs: object, bucket: int, *_: object) -> float:
         return {8: 2e-3, 16: 4e-3, 32: 7.5e-3, 64: 14.9e-3}[bucket]
 
     monkeypatch.setattr(module, "_time", took)

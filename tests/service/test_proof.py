@@ -1,5 +1,6 @@
 """What a bundle claims of its graphs is tried where it serves."""
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 
 from service import bundle
+from service.batching import Batcher
+from service.engine import Engine
 from service.errors import BundleInvalid
-from service.proof import prove
-from service.session import Device, Session
+from service.interface import Role
+from service.proof import Company, ExactAt, Proof
+from service.session import Device
 from tests.service.bundles import AFFINE, ALL, MIX, SHIFT
 from tests.service.ppca import LATENT
 from tests.service.tiny import Tiny
@@ -51,11 +55,17 @@ def claiming(tiny: Tiny, rows: Literal[1, 8] | None, models: Path) -> bundle.Bun
     )
 
 
+def proofs(read: bundle.Bundle) -> dict[Role, Proof]:
+    with closing(Batcher(devices=1)) as batcher:
+        return Engine(read, CPU, batcher=batcher, max_batch_rows=32).proofs
+
+
 @pytest.mark.parametrize("tiny", ALL + LATENT, ids=lambda tiny: tiny.name)
 def test_golden_vectors_come_out_of_every_graph(tiny: Tiny, tmp_path: Path) -> None:
     read = bundle.read(tiny.publish(tmp_path))
+    found = proofs(read)
     for role, graph in read.manifest.graphs.items():
-        proof = prove(read, role, [Session(read, role, CPU)])
+        proof = found[role]
         assert proof.errors.keys() == {spec.name for spec in graph.outputs}
         assert max(proof.errors.values()) < 1e-4
         assert proof.rows_exact_at == 8
@@ -65,7 +75,7 @@ def test_answer_off_the_golden_vectors_is_refused_with_its_distance(tmp_path: Pa
     wrong = {**AFFINE.references, "decode": lambda z: {"x": z @ MIX + SHIFT + 0.01}}
     read = bundle.read(replace(AFFINE, references=wrong).publish(tmp_path))
     with pytest.raises(BundleInvalid, match=r"decode\.x is off by 0\.01 from the golden vectors"):
-        prove(read, "decode", [Session(read, "decode", CPU)])
+        proofs(read)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +92,26 @@ def test_claim_that_rows_do_not_depend_on_their_batch_is_looked_at(
     tmp_path: Path, offset: str, claimed: Literal[1, 8] | None, found: int | None
 ) -> None:
     read = claiming(in_company(offset), claimed, tmp_path)
-    assert prove(read, "decode", [Session(read, "decode", CPU)]).rows_exact_at == found
+    assert proofs(read)["decode"].rows_exact_at == found
+
+
+def test_row_is_compared_with_itself_at_other_places_and_sizes(tmp_path: Path) -> None:
+    read = bundle.read(AFFINE.publish(tmp_path))
+
+    def watched(*sizes: int, off: int) -> ExactAt:
+        """What is left of a claim when runs of one size answer otherwise."""
+        company, runs = Company(read, "decode"), []
+        for size in sizes:
+            feeds, rows = company.feeds(size, None)
+            assert np.array_equal(feeds["z"], read.golden["decode.z"][rows])
+            company.saw(rows, {"x": feeds["z"] + (size == off)}, None)
+            runs.append(tuple(rows))
+        assert len(set(runs)) == len(runs), (
+            "each run has its rows at places of their own"
+        )
+        return company.holds(1)
+
+    assert watched(1, 2, 4, 8, 16, 32, off=0) == 1
+    assert watched(1, 2, 4, 8, 16, 32, off=4) == 8
+    assert watched(1, 2, 4, 8, 16, 32, off=16) is None
+    assert watched(1, 1, off=1) == 1, "which nothing contradicts"
