@@ -48,6 +48,7 @@ class Stream(IntEnum):
     REFINEMENT = 5
     PRIOR = 6
     PROBE = 7
+    PERMUTATION = 8
 
 
 def uniform(seed: int, stream: Stream, *, start: int, rows: int, size: int) -> Floats:

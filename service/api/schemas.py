@@ -15,6 +15,7 @@ from service.errors import InputInvalid
 from service.interface import Estimator, Solver
 from service.operations import Extra, Observation
 from service.refinement import MOST_STEPS
+from service.two_sample import Kernel
 
 MAX_COLUMNS = 64
 
@@ -158,6 +159,29 @@ class Elbo(Estimated):
         le=MOST_STEPS,
         description="Steps by which each row's own q(z|x) moves from the encoder's answer to a "
         "better bound. 0 is none.",
+    )
+
+
+class TwoSampleTest(Solved, Told, Seeded):
+    """Whether given x look like the model's own."""
+
+    tensor: ClassVar[str | None] = "x"
+
+    x: Any = Field(
+        None, description="Events, shape (n, *event.shape), drawn at random; 8 to 1,000 of them."
+    )
+    label: Labels | None = Field(
+        None,
+        description="Class of every event, or one for each: samples of the same are drawn. "
+        "Default: of any.",
+    )
+    observation: Observation | None = Field(
+        None, description="Of a model with p(x|z): a `draw` of x (the default), or E[x|z] (`mean`)."
+    )
+    kernel: Kernel = Field(
+        "rational-quadratic",
+        description="Of the statistic: `rational-quadratic`, of three lengths, or `energy`, whose "
+        "MMD² is the energy distance.",
     )
 
 
@@ -323,6 +347,18 @@ class Bounds(Answer, Parts):
     draws: int
     refine: int
     amortised: Parts | None
+    seed: int
+
+
+class Verdict(Answer):
+    """JSON of /two-sample-test."""
+
+    n: int
+    kernel: Kernel
+    statistic: float
+    standard_error: float
+    p_value: float
+    permutations: int
     seed: int
 
 

@@ -106,9 +106,7 @@ def test_row_is_compared_with_itself_at_other_places_and_sizes(tmp_path: Path) -
             assert np.array_equal(feeds["z"], read.golden["decode.z"][rows])
             company.saw(rows, {"x": feeds["z"] + (size == off)}, None)
             runs.append(tuple(rows))
-        assert len(set(runs)) == len(runs), (
-            "each run has its rows at places of their own"
-        )
+        assert len(set(runs)) == len(runs), "each run has its rows at places of their own"
         return company.holds(1)
 
     assert watched(1, 2, 4, 8, 16, 32, off=0) == 1

@@ -15,6 +15,7 @@ CALLS: dict[tuple[str, str], tuple[type[schemas.Parameters], type[schemas.Answer
     ("post", "/encode"): (schemas.Encode, schemas.Encoded),
     ("post", "/log-density"): (schemas.LogDensity, schemas.LogDensities),
     ("post", "/elbo"): (schemas.Elbo, schemas.Bounds),
+    ("post", "/two-sample-test"): (schemas.TwoSampleTest, schemas.Verdict),
 }
 
 
@@ -64,6 +65,7 @@ def test_answers_are_what_their_schemas_say(client: Client) -> None:
         "/encode": {"x": x},
         "/log-density": {"x": x},
         "/elbo": {"x": x},
+        "/two-sample-test": {"x": x * 8},
     }
     for path, body in calls.items():
         said = client.post(path, json={"model": "ppca", **body}).json()
