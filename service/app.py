@@ -12,7 +12,6 @@ from fastapi_offline import FastAPIOffline
 
 from service.api import (
     catalogue,
-    comparison,
     gallery,
     generation,
     health,
@@ -86,9 +85,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = Context(settings, repository, Drain(settings.drain_s))
     app.state.metrics, app.state.tracing = metrics, tracing
     problems.install(app)
-    native, operators = (generation, inference, comparison), (health, operating)
+    operators = (health, operating)
     # Side by side, and what is asked most first: an included router would be asked in its turn.
-    for part in (*native, inference_protocol, gallery, *operators, catalogue):
+    for part in (generation, inference, inference_protocol, gallery, *operators, catalogue):
         app.router.routes.extend(part.router.routes)
     app.mount("/web", gallery.files)
     _observe(app, settings)

@@ -1,20 +1,22 @@
-"""Calls that read events: /encode, /log-density, /elbo."""
+"""Calls that read events: /encode, /log-density, /elbo, /two-sample-test."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service import ode, operations
+from service import ode, operations, sampling, two_sample
 from service.api import answers, bodies, context, observing, schemas
 from service.api.answers import OrNull, Result
 from service.api.documentation import describe
 from service.api.routing import plain_router
 from service.calls import Answer
 from service.engine import Engine
+from service.errors import InputInvalid
 from service.estimates import anomaly_scores
 from service.interface import DEFAULT_DRAWS
 from service.manifest import Manifest
@@ -22,7 +24,7 @@ from service.tensors import Array
 
 router = plain_router()
 
-Call = TypeVar("Call", bound=schemas.Estimated)
+Call = TypeVar("Call", bound=schemas.Seeded)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,9 @@ async def encode(request: Request) -> Response:
     return await _write(reading, fields, primary="z", seed=reading.seed if is_random else None)
 
 
-def _method(reading: Reading[schemas.Encode] | Reading[schemas.LogDensity]) -> ode.Method | None:
+def _method(
+    reading: Reading[schemas.Encode] | Reading[schemas.LogDensity] | Reading[schemas.TwoSampleTest],
+) -> ode.Method | None:
     """Return how the model's ode is to be solved, if it has one.
 
     Raises:
@@ -228,3 +232,69 @@ def _parts(answer: Answer) -> dict[str, Any]:
     """Return a bound as JSON has it: what a single draw cannot tell is null."""
     unknown = ("standard_error", "effective_sample_size")
     return answer | {name: OrNull(answer[name]) for name in unknown}
+
+
+_TEST = describe(
+    schemas.TwoSampleTest,
+    schemas.Verdict,
+    summary="Ask whether a batch looks like the model's",
+    text="As many samples are drawn as there are events, and the two are compared by the unbiased "
+    "squared MMD. The p-value is how probable one so large would be, were the events the model's "
+    "own: a small one says that they are not. An npy answer is the p-value alone.",
+)
+
+
+@router.post("/two-sample-test", response_class=Response, openapi_extra=_TEST.of("POST"))
+async def two_sample_test(request: Request) -> Response:
+    """Return how unlike the model's own samples given x are."""
+    reading = await _read(
+        request, schemas.TwoSampleTest, lambda manifest, _: operations.require(manifest, "sample")
+    )
+    here, call, engine, x = reading.here, reading.call, reading.engine, reading.x
+    _check_rows(len(x))
+    here.check_values(engine, len(x), field="x", advice="Send some of them, drawn at random.")
+    manifest = engine.manifest
+    drawing = sampling.Drawing(
+        n=len(x),
+        seed=reading.seed,
+        condition=call.condition,
+        observation=call.observation or ("draw" if manifest.observation else None),
+        solver=call.solver,
+        steps=call.steps,
+    )
+    sampling.check(manifest, drawing)
+    here.check_path(engine, _method(reading), len(x))
+    async with here.patience(request):
+        drawn = await sampling.sample(engine, drawing)
+        verdict = await bodies.in_thread(
+            True,
+            two_sample.compare,
+            x,
+            drawn["x"],
+            event=manifest.event,
+            kernel=call.kernel,
+            seed=reading.seed,
+        )
+    found = verdict.p_value
+    fields = {
+        "n": len(x),
+        "kernel": call.kernel,
+        "statistic": verdict.statistic,
+        "standard_error": verdict.standard_error,
+        "p_value": np.asarray(found) if reading.media_type == bodies.NPY else found,
+        "permutations": two_sample.PERMUTATIONS,
+    }
+    return await _write(reading, fields, primary="p_value", seed=reading.seed)
+
+
+def _check_rows(rows: int) -> None:
+    """Pass if so many can be compared.
+
+    Raises:
+        InputInvalid: Naming the limit.
+    """
+    least, most = two_sample.LEAST_ROWS, two_sample.MOST_ROWS
+    if not least <= rows <= most:
+        raise InputInvalid(
+            f"field 'x': expected {least} to {most} rows, drawn at random; got {rows}.", field="x"
+        )

@@ -12,6 +12,7 @@ CALLS: dict[str, type[schemas.Parameters]] = {
     "encode": schemas.Encode,
     "log-density": schemas.LogDensity,
     "elbo": schemas.Elbo,
+    "two-sample-test": schemas.TwoSampleTest,
 }
 UNFORESEEN = (500, "internal")
 """What is answered where no error of the tree was raised."""

@@ -110,7 +110,7 @@ def test_tensors_of_the_protocol(client: Client, data: object, shape: object) ->
 )  # fmt: skip
 @pytest.mark.parametrize(
     "path",
-    ["/sample", "/decode", "/encode", "/elbo", "/v2/models/affine.sample/infer",
+    ["/sample", "/decode", "/encode", "/elbo", "/two-sample-test", "/v2/models/affine.sample/infer",
      "/v2/repository/index"],
 )  # fmt: skip
 def test_bodies(client: Client, path: str, body: bytes) -> None:
