@@ -4,8 +4,8 @@
     python -m benchmarks.densities --report FOLDER    # table of old results again
 
 Each table is cut into five parts; each part is judged once, by models of the other four, of which
-an eighth chooses: how long a flow learns, and which mixture is best; each then learns of all four. A
-figure is the mean log-density of all rows of a table, each judged by models that did not see it.
+an eighth chooses: how long a flow learns, and which mixture is best. Each then learns of all four.
+A figure is the mean log-density of all rows of a table, each judged by models that did not see it.
 
 Columns of which one value makes up more than a twentieth are left out: no density is of those.
 

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import densities, reports
 from training.flow import FlowConfig
+from training.loop import TrainConfig
 
 
 def test_each_row_is_judged_once_by_models_that_did_not_see_it() -> None:
@@ -48,6 +49,20 @@ def test_mixture_finds_two_clusters_that_one_gaussian_does_not() -> None:
     # Of each: log 2 for the cluster, and the entropy of two normal numbers.
     assert mixed.mean() == pytest.approx(-np.log(2) - np.log(2 * np.pi * np.e), abs=0.2)
     assert one.mean() < mixed.mean() - 1
+
+
+def test_flow_learns_of_the_rows_that_choose_too() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(600, 2)) + np.where(np.arange(600) < 400, 4, -4)[:, None]
+    train, choose, test = x[:400], x[400:500], x[500:]
+    config = FlowConfig(layers=2, width=16, depth=1)
+    training = TrainConfig(epochs=3, batch_size=50, learning_rate=1e-2, device="cpu")
+    model, best = densities._learned(train, choose, config, training)
+    assert 1 <= best <= 3
+    with torch.no_grad():
+        first = model.eval().log_density(torch.from_numpy(test))
+    again = densities.flow(train, choose, test, config, training)
+    assert again.mean() > first.mean().item() + 1
 
 
 def test_made_up_houses_are_finite_and_the_same_each_time() -> None:
