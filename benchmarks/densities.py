@@ -191,8 +191,8 @@ def _fitted(model: GaussianMixture, rows: Rows) -> Callable[[Rows], Nats]:
 def flow(train: Rows, choose: Rows, test: Rows, config: FlowConfig, training: TrainConfig) -> Nats:
     """Return log-densities by a flow of all rows but the tested ones.
 
-    Those to choose by say how many epochs it takes, which is then begun again with them: it has
-    learned of as many rows as the others.
+    Those to choose by say how many epochs it takes. It then begins again with them, its learning
+    rate falling to 0 over so many, and so has learned of as many rows as the others.
     """
     _, best = _learned(train, choose, config, training)
     again = training.model_copy(update={"epochs": best, "patience": 0})

@@ -7,8 +7,8 @@ rows as well.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 
 import numpy as np
 
@@ -98,10 +98,13 @@ class Engine:
         for roles in self._sharing():
             company = Company(bundle, roles[0])
             errors: dict[Role, dict[str, float]] = {}
-            for session, hold in self._places(roles[0]):
-                with hold:
+            with ExitStack() as held:
+                if not self._is_cpu:  # the first runs are captured, and nobody may run meanwhile
+                    for index in range(self._batcher.devices):
+                        held.enter_context(self._batcher.hold(index))
+                for session in dict.fromkeys(self.sessions[roles[0]]):
                     found = replay(bundle, roles, session, limit=limit, company=company)
-                errors = {role: _larger(errors.get(role, {}), found[role]) for role in roles}
+                    errors = {role: _larger(errors.get(role, {}), found[role]) for role in roles}
             seconds, exact = self._warm(roles, company, limit)
             for role in roles:
                 self.proofs[role] = Proof(errors[role], exact)
@@ -115,14 +118,6 @@ class Engine:
             names = tuple(spec.name for spec in graph.inputs)
             groups.setdefault((graph.file, names, graph.rows_exact_at), []).append(role)
         return list(groups.values())
-
-    def _places(self, role: Role) -> Iterator[tuple[Session, AbstractContextManager[None]]]:
-        """Yield each session of a role, and what keeps others off its device while it runs.
-
-        On CUDA the first runs are captured, and nobody may run meanwhile.
-        """
-        for index, session in enumerate(dict.fromkeys(self.sessions[role])):
-            yield session, nullcontext() if self._is_cpu else self._batcher.hold(index)
 
     def _warm(
         self, roles: Sequence[Role], company: Company, limit: Limit
@@ -248,9 +243,11 @@ class Engine:
             if seconds and seconds[last] * bucket / last > self._max_s and self._is_cpu:
                 break
             took = 0.0
-            for session, hold in self._places(roles[0]):
-                with hold:
+            for index, session in enumerate(dict.fromkeys(self.sessions[roles[0]])):
+                with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, outputs, bucket, width, company, limit)
+                    if company.is_unsure(width):
+                        _time(session, outputs, bucket, width, company, limit)
             if seconds and took > self._max_s:
                 break
             no_gain = bool(seconds) and _gain(seconds[last], last, took, bucket) < GAIN

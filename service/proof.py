@@ -1,5 +1,6 @@
 """What a bundle claims of its graphs, tried on the device that is to serve them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -10,10 +11,6 @@ from service.errors import BundleInvalid
 from service.interface import Role
 from service.session import Limit, Session
 from service.tensors import Array
-
-STRIDE = 5
-"""By how many golden rows a run begins behind the one before it, so that a row is seen at several
-places. Prime to the 16 of them that an export writes."""
 
 ExactAt = Literal[1, 8] | None
 
@@ -30,9 +27,9 @@ class Proof(NamedTuple):
 class Company:
     """Whether a row's bytes depend on the rows that it is run with, by all runs that it is told of.
 
-    They are runs of golden rows, each of which must get the same bytes every time. So kernels are
-    found that treat a single row in another way, at the sizes that serve; `training.measure` looks
-    longer, and at other rows.
+    They are runs of golden rows in ever new company, each of which must get the same bytes every
+    time. So kernels are found that treat a single row in another way, at the sizes that serve;
+    `training.measure` looks longer, and at other rows.
 
     Args:
         bundle: Whose golden rows.
@@ -40,18 +37,20 @@ class Company:
     """
 
     def __init__(self, bundle: Bundle, role: Role) -> None:
+        self._where = f"{bundle.folder / bundle.manifest.graphs[role].file}"
         self._inputs = bundle.manifest.graphs[role].inputs
         self._golden = _inputs(bundle, role)
         self._count = len(next(iter(self._golden.values())))
-        self._next = 0
+        self._random = np.random.Generator(np.random.Philox(key=0))
         self._known: dict[tuple[str, int | None], Array] = {}
         self._sizes: dict[tuple[str, int | None], Array] = {}
+        self._runs: Counter[int | None] = Counter()
         self._differ = 0
 
     def feeds(self, rows: int, width: int | None) -> tuple[dict[str, Array], Array]:
         """Return inputs of so many golden rows, each of so many draws, and which rows they are."""
-        which = (self._next + np.arange(rows)) % self._count
-        self._next = (self._next + STRIDE) % self._count
+        # At random: in turn, they would be the same rows whenever their number divides that.
+        which = self._random.integers(self._count, size=rows)
         feeds = {}
         for spec in self._inputs:
             array = self._golden[spec.name][which]
@@ -62,15 +61,33 @@ class Company:
         return feeds, which
 
     def saw(self, which: Array, answers: Mapping[str, Array], width: int | None) -> None:
-        """Compare a run with those of the same rows before it, and remember it."""
+        """Compare a run with those of the same rows before it, and remember it.
+
+        Raises:
+            BundleInvalid: It answered for another number of rows.
+        """
+        self._runs[width] += 1
         for name, answer in answers.items():
+            if len(answer) != len(which):
+                raise BundleInvalid(
+                    f"{self._where}: '{name}' has {len(answer)} rows where {len(which)} went in.",
+                    field=self._where,
+                )
             key, shape = (name, width), (self._count, *answer.shape[1:])
             known = self._known.setdefault(key, np.zeros(shape, answer.dtype))
             sizes = self._sizes.setdefault(key, np.zeros(self._count, np.int64))
-            same = (known[which] == answer).reshape(len(which), -1).all(axis=1)
-            smaller = np.minimum(sizes[which][~same], len(which))  # 0 where none came before
-            self._differ = max(self._differ, int(smaller.max(initial=0)))
+            self._compare(known[which], answer, sizes[which])  # those of size 0 are new
             known[which], sizes[which] = answer, len(which)
+            self._compare(known[which], answer, sizes[which])  # rows that came more than once
+
+    def _compare(self, known: Array, answer: Array, sizes: Array) -> None:
+        same = (known == answer).reshape(len(answer), -1).all(axis=1)
+        smaller = np.minimum(sizes[~same], len(answer))
+        self._differ = max(self._differ, int(smaller.max(initial=0)))
+
+    def is_unsure(self, width: int | None) -> bool:
+        """Return whether there was but one run of so many draws, and nothing to compare it with."""
+        return self._runs[width] < 2
 
     def holds(self, claimed: ExactAt) -> ExactAt:
         """Return the claim, or what the runs left of it."""

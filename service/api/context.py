@@ -2,9 +2,10 @@
 
 import secrets
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from anyio import CapacityLimiter
 from starlette.requests import Request
 
 from service.api.patience import Allowance, Drain, allowance, patience
@@ -14,6 +15,7 @@ from service.interface import REFINE_DRAWS
 from service.manifest import Manifest
 from service.ode import Method
 from service.repository import Repository
+from service.session import cores
 from service.settings import Settings
 
 EXACT_IN_JAVASCRIPT = 2**53
@@ -26,6 +28,8 @@ class Context:
     settings: Settings
     repository: Repository
     drain: Drain
+    comparisons: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(cores()))
+    """Of two-sample tests: each takes a core, and memory."""
 
     def patience(self, request: Request) -> AbstractAsyncContextManager[None]:
         """Return the context in which a request is worked on, once its body was read.

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from anyio.to_thread import run_sync as in_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,7 +18,7 @@ from service.api.documentation import describe
 from service.api.routing import plain_router
 from service.calls import Answer
 from service.engine import Engine
-from service.errors import InputInvalid
+from service.errors import EngineFailed, InputInvalid
 from service.estimates import anomaly_scores
 from service.interface import DEFAULT_DRAWS
 from service.manifest import Manifest
@@ -266,14 +268,16 @@ async def two_sample_test(request: Request) -> Response:
     here.check_path(engine, _method(reading), len(x))
     async with here.patience(request):
         drawn = await sampling.sample(engine, drawing)
-        verdict = await bodies.in_thread(
-            True,
-            two_sample.compare,
-            x,
-            drawn["x"],
-            event=manifest.event,
-            kernel=call.kernel,
-            seed=reading.seed,
+        verdict = await in_thread(
+            partial(
+                two_sample.compare,
+                x,
+                _finite(drawn["x"], manifest),
+                event=manifest.event,
+                kernel=call.kernel,
+                seed=reading.seed,
+            ),
+            limiter=here.comparisons,
         )
     found = verdict.p_value
     fields = {
@@ -285,6 +289,17 @@ async def two_sample_test(request: Request) -> Response:
         "permutations": two_sample.PERMUTATIONS,
     }
     return await _write(reading, fields, primary="p_value", seed=reading.seed)
+
+
+def _finite(x: Array, manifest: Manifest) -> Array:
+    """Return samples that can be compared.
+
+    Raises:
+        EngineFailed: One of them is infinite.
+    """
+    if not np.isfinite(x).all():
+        raise EngineFailed(f"{manifest.name}: a sample is infinite.")
+    return x
 
 
 def _check_rows(rows: int) -> None:

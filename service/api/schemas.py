@@ -173,7 +173,7 @@ class TwoSampleTest(Solved, Told, Seeded):
     label: Labels | None = Field(
         None,
         description="Class of every event, or one for each: samples of the same are drawn. "
-        "Default: of any.",
+        "Default: each equally probable.",
     )
     observation: Observation | None = Field(
         None, description="Of a model with p(x|z): a `draw` of x (the default), or E[x|z] (`mean`)."

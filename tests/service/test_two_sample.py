@@ -70,13 +70,18 @@ def test_p_values_of_equal_distributions_are_uniform_by_a_thousand(kernel: Kerne
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_standard_error_is_how_the_statistic_spreads(kernel: Kernel) -> None:
-    found = [
-        compare(normal(40, 2 * i), normal(40, 2 * i + 1) + 1, event=PLANE, kernel=kernel, seed=0)
-        for i in range(200)
-    ]
+@pytest.mark.parametrize(("rows", "shift"), [(8, 1.0), (40, 0.3), (40, 1.0)])
+def test_standard_error_is_how_the_statistic_spreads(
+    kernel: Kernel, rows: int, shift: float
+) -> None:
+    # Of images, which are not scaled by what is drawn.
+    found = []
+    for i in range(400):
+        x, y = (np.random.default_rng(2 * i + k).normal(size=(rows, 1, 2, 2)) for k in range(2))
+        found.append(compare(x, y + shift, event=PICTURE, kernel=kernel, seed=0))
     spread = np.std([each.statistic for each in found])
-    assert np.mean([each.standard_error for each in found]) == pytest.approx(spread, rel=0.2)
+    said = math.sqrt(np.mean([each.standard_error**2 for each in found]))
+    assert said == pytest.approx(spread, rel=0.15)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service import sampling
 from service.two_sample import PERMUTATIONS
 from tests.service.conftest import Client, MakeClient, ask
 
@@ -61,6 +62,17 @@ def test_means_are_not_draws(client: Client) -> None:
         for said in ({}, {"observation": "mean"})
     )
     assert by_default["p_value"] < 0.05 < by_mean["p_value"]
+
+
+def test_sample_that_is_infinite_is_the_model_s_fault(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def infinite(*_: object, **__: object) -> dict[str, Any]:
+        return {"x": np.full((8, 2), np.inf, np.float32)}
+
+    monkeypatch.setattr(sampling, "sample", infinite)
+    answer = client.post("/two-sample-test", json={"model": "affine", "x": [[0.0, 0.0]] * 8})
+    assert (answer.status_code, answer.json()["code"]) == (500, "engine_failed")
 
 
 def test_same_seed_same_answer_in_every_format(client: Client) -> None:
