@@ -25,7 +25,7 @@ from service.bundle import MANIFEST, Bundle
 from service.manifest import Figure
 from training import convergence, data, marginal
 from training.annealing import Effort
-from training.card import CARD, with_error, with_quality
+from training.card import CARD, with_quality
 from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate
 from training.evidence import Evidence
@@ -35,6 +35,7 @@ from training.latent import LatentModel
 from training.loop import choose_device
 from training.marginal import Events
 from training.pictures import png
+from training.quality import with_error
 from training.restore import recipe_of, restore
 
 DRAWS = 5000

@@ -7,8 +7,9 @@ import pytest
 from service.interface import Density, Event, Interface, Latent, Role, TensorSpec
 from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
 from training import card as module
-from training.card import card, sample_command, toml, with_error, with_quality
+from training.card import card, sample_command, toml, with_quality
 from training.checkpoint import Epoch, Fit
+from training.quality import with_error
 
 RECIPE = {
     "name": "toy",

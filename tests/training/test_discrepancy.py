@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.discrepancy import SCALES, squared_mmd
+from training.discrepancy import squared_mmd
+from training.kernels import SCALES
 
 REPLICATES = 400
 
