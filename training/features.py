@@ -64,13 +64,11 @@ def frechet(x: Float[Tensor, "rows feature"], y: Float[Tensor, "rows feature"]) 
         y: The other, of as many rows.
 
     Raises:
-        ValueError: The samples are too short, or not of equal length.
+        ValueError: The samples are too short.
     """
     rows = len(x)
-    if rows < 4 or len(y) != rows:
-        raise ValueError(
-            f"FID needs two samples of equally many rows, four or more; got {rows} and {len(y)}"
-        )
+    if rows < 4:
+        raise ValueError(f"FID needs four rows or more of each sample; got {rows}")
     x, y = x.double(), y.double()
     value = frechet_of_moments(*_moments(x), *_moments(y))
     groups = min(FEW_GROUPS if x.shape[1] > MANY_FEATURES else GROUPS, rows // 2)
@@ -136,12 +134,7 @@ def sliced_wasserstein(
         x: One sample.
         y: The other, of as many rows.
         seed: Of the directions.
-
-    Raises:
-        ValueError: The samples are not of equal length.
     """
-    if len(x) != len(y):
-        raise ValueError(f"expected two samples of equally many rows; got {len(x)} and {len(y)}")
     x, y = x.double(), y.double()
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(DIRECTIONS, x.shape[1], generator=generator, dtype=torch.float64)

@@ -141,11 +141,14 @@ def nearest(
     x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
 ) -> Float[Tensor, " rows"]:
     """Return the distance of each row to the nearest of others."""
-    squares = others.square().sum(1)
+    # |y|^2 - 2 x.y is fast and cancels, less so about the mean: it says which row is nearest, and
+    # the difference to that one says how near it is.
+    centre = others.mean(0)
+    centred = others - centre
+    squares = centred.square().sum(1)
     found = []
     for rows in _some(x, others):
-        # |y|^2 - 2 x.y is fast and cancels: it says which row is nearest, but not how near that is.
-        which = (squares - 2 * x[rows] @ others.T).argmin(1)
+        which = (squares - 2 * (x[rows] - centre) @ centred.T).argmin(1)
         found.append((x[rows] - others[which]).double().norm(dim=1))
     return torch.cat(found)
 

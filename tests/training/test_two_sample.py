@@ -48,10 +48,7 @@ every_test = pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
 def null(test: Test, repetitions: int, rows: int = 30) -> np.ndarray:
     """Return p-values of pairs of samples of one distribution."""
     return np.array(
-        [
-            test(normal(rows, 2 * i), normal(rows, 2 * i + 1), i).p_value
-            for i in range(repetitions)
-        ]
+        [test(normal(rows, 2 * i), normal(rows, 2 * i + 1), i).p_value for i in range(repetitions)]
     )
 
 
