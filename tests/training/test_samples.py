@@ -17,6 +17,7 @@ from tests.training.gaussian import Gaussian, gaussian_data
 from training import extractor, samples
 from training.classifier import recognised, train_classifier
 from training.data import Batch, Data
+from training.evaluate import EvaluateConfig, evaluate
 from training.samples import BESIDE, LEAST_ROWS, comparisons, features_of, numbers, partners
 from training.two_sample import DRAWS
 
@@ -200,6 +201,30 @@ def test_samples_that_are_means_say_so() -> None:
         )
     assert first.note.startswith("samples are the means E[x|z]; unbiased")
     assert second.note == BESIDE
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "vae of grey images",
+        "flow of features with labels",
+        "continuous flow of features",
+        "gan with labels",
+    ],
+)
+def test_every_family_is_judged_by_the_same_figures(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "LEAST_ROWS", 4)
+    model, data = case(label)
+    found = evaluate(model, data, EvaluateConfig(rows=12, draws=2, classifier_steps=2))
+    names = {each.name.partition(" of samples")[0] for each in found if " of samples" in each.name}
+    assert names == {
+        "MMD²", "MMD² p-value", "energy distance", "energy p-value", "sliced Wasserstein",
+        "C2ST accuracy", "C2ST p-value", "KID", "FID", "precision", "recall", "density",
+        "coverage", "C_T",
+    }  # fmt: skip
+    assert sum(each.note == BESIDE for each in found) >= len(names)
 
 
 def test_partners_are_training_rows_with_the_labels_of_test_rows() -> None:
