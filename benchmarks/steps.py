@@ -38,9 +38,9 @@ from service.ode import Method
 from service.sampling import Drawing
 from service.session import Device
 from training import data
+from training.classifier import recognised, train_classifier
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
-from training.evaluate import recognised, train_classifier
 from training.representation import share_error
 from training.restore import recipe_of
 

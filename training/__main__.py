@@ -1,6 +1,7 @@
 """From a recipe to a published bundle: `python -m training RECIPE.toml`.
 
-And a bundle once more to its figures: `python -m training evaluate models/NAME`.
+And a bundle once more to its figures: `python -m training evaluate models/NAME`. And the network
+whose features some figures are of: `python -m training features`.
 
 Load the data, build the model, fit it, judge the best weights on the test split, export,
 publish. Killed half-way and started again with the same command, it goes on where it was.
@@ -17,7 +18,7 @@ from rich.console import Console
 from service import bundle
 from service.errors import BundleInvalid
 from service.manifest import Manifest
-from training import assess, data, export, recipe
+from training import assess, data, export, extractor, recipe
 from training.card import CARD, card, sample_command
 from training.checkpoint import CHECKPOINT, CheckpointRefused
 from training.evaluate import evaluate
@@ -34,8 +35,14 @@ REFUSED = (
     BundleInvalid,
     RestoreRefused,
     assess.AssessmentRefused,
+    extractor.ExtractorInvalid,
 )
 """What a person can do something about: a sentence, and no trace."""
+COMMANDS = {
+    "evaluate": (assess.parser, assess.run),
+    "features": (extractor.parser, extractor.run),
+}
+"""What else can be done than to train by a recipe."""
 INTERRUPTED = 130
 """What shells answer after Ctrl-C: 128 + SIGINT."""
 
@@ -43,10 +50,11 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 done, 2 refused in one sentence, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    judges = words[:1] == ["evaluate"]
+    asked = COMMANDS.get(words[0]) if words else None
     try:
-        if judges:
-            assess.run(assess.parser().parse_args(words[1:]))
+        if asked:
+            parser, command = asked
+            command(parser().parse_args(words[1:]))
         else:
             run(_parser().parse_args(words))
     except REFUSED as error:
@@ -55,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         after = (
             "Nothing was stored."
-            if judges
+            if asked
             else "The same command again goes on from the checkpoint."
         )
         print(f"\nStopped. {after}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Judging a published bundle once more: `python -m training evaluate models/NAME`.
 
-The model is restored from its graphs, and what the test split says of it with more draws, or by
-other estimators, replaces the figures of the same names in its manifest and its card. Graphs and
-golden vectors stay as they are.
+The model is restored from its graphs. What the test split says of it and of its samples, with more
+draws or by other estimators, replaces the figures of the same names in its manifest and its card.
+Graphs and golden vectors stay as they are.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from service.bundle import MANIFEST, Bundle
 from service.manifest import Figure
 from training import convergence, data, marginal
 from training.annealing import Effort
-from training.card import CARD, with_error, with_quality
+from training.card import CARD, with_quality
 from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate
 from training.evidence import Evidence
@@ -35,6 +35,7 @@ from training.latent import LatentModel
 from training.loop import choose_device
 from training.marginal import Events
 from training.pictures import png
+from training.quality import with_error
 from training.restore import recipe_of, restore
 
 DRAWS = 5000
@@ -64,10 +65,10 @@ def run(options: argparse.Namespace) -> None:
     console = Console(highlight=False, soft_wrap=True)
     _require_sense(options)
     read = bundle.read(locate(options.bundle))
-    if read.manifest.density.kind == "none":
+    if read.manifest.density.kind == "none" and options.draws:
         raise AssessmentRefused(
             f"{read.manifest.name} has no likelihood to estimate: it is a {read.manifest.family}. "
-            "Its other figures are those of its training."
+            "Leave out --draws; the other figures are of its samples."
         )
 
     # Its data, or others like it, and the model that was trained on it.
@@ -187,7 +188,9 @@ def _figures(
 ) -> Iterator[Figure]:
     """Yield the figures of every evaluation, and then those that were asked for besides."""
     events, draws = min(config.rows, len(rows.test)), config.draws or model.usual_draws
-    with progress(console, f"likelihood, {draws:,} draws", events) as advance:
+    implicit = model.interface.density.kind == "none"
+    what = "samples beside test rows" if implicit else f"likelihood, {draws:,} draws"
+    with progress(console, what, events) as advance:
         yield from evaluate(model, rows, config, advance=advance)
     if not isinstance(model, LatentModel):
         return
@@ -334,8 +337,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of `python -m training evaluate`."""
     made = argparse.ArgumentParser(
         prog="python -m training evaluate",
-        description="Estimate the likelihood of a published model with more draws, or by other "
-        "estimators, and store the figures in its manifest and its card.",
+        description="Compare samples of a published model with test rows, estimate its likelihood "
+        "with more draws or by other estimators, and store the figures in its manifest and card.",
     )
     made.add_argument(
         "bundle", type=Path, metavar="models/NAME[/VERSION]", help="which; else the newest version"

@@ -1,16 +1,15 @@
 """The model card: what a person should know of a model before using it, as Markdown."""
 
 import json
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.interface import Event
-from service.manifest import Figure, Manifest
+from service.manifest import Manifest
 from training.checkpoint import Fit
 from training.proposal import ProposalConfig
-from training.representation import DIVERGENCE
+from training.quality import quality
 
 CARD = "card.md"
 """Its name in a bundle."""
@@ -41,7 +40,7 @@ def card(manifest: Manifest, trained: Fit) -> str:
     """Return the card of a bundle, next to which `samples.png` and `curves.png` lie."""
     sections = {
         f"{manifest.title}": _introduction(manifest),
-        _QUALITY: _quality(manifest),
+        _QUALITY: quality(manifest),
         "Its density": _density(manifest),
         "Ask for samples": _usage(manifest),
         **({"Integrate": _integration(manifest)} if is_proposal(manifest) else {}),
@@ -58,7 +57,7 @@ def card(manifest: Manifest, trained: Fit) -> str:
 
 def with_quality(text: str, manifest: Manifest) -> str:
     """Return a card with the figures of this manifest; all else stays as it is."""
-    section = f"## {_QUALITY}\n\n{_quality(manifest)}\n\n"
+    section = f"## {_QUALITY}\n\n{quality(manifest)}\n\n"
     there = re.compile(rf"^## {_QUALITY}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if there.search(text):
         return there.sub(lambda _: section, text, count=1).rstrip("\n") + "\n"
@@ -74,15 +73,6 @@ def sample_command(manifest: Manifest) -> str:
     if manifest.event.kind == "image":
         return f"curl 'localhost:8000/sample?{query}' -H 'Accept: image/png' > samples.png"
     return f"curl 'localhost:8000/sample?{query}'"
-
-
-def with_error(figure: Figure) -> str:
-    """Return "1.234 ± 0.012": the error with two digits, the value to the same place."""
-    error = figure.standard_error
-    if not error or not math.isfinite(error):
-        return f"{figure.value:.4g}"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{figure.value:.{places}f} ± {error:.{places}f}"
 
 
 def _introduction(manifest: Manifest) -> str:
@@ -118,63 +108,6 @@ def _features(event: Event) -> Iterator[str]:
         told = "; ".join(f"{number} {kind}" for number, kind in enumerate(kinds[:12]))
         more = "; ..." if len(kinds) > 12 else ""
         yield f"{name} ({told}{more})" if kinds else name
-
-
-def _quality(manifest: Manifest) -> str:
-    latents = [each for each in manifest.evaluation if each.name.startswith(DIVERGENCE)]
-    parts = [
-        "Measured on the test split, which training never saw, with the standard error of each "
-        "figure."
-    ]
-    for task, figures in _by_task(manifest.evaluation).items():
-        parts += [f"### {task}", _figures(figures)]
-    if latents:
-        parts.append(_divergences(latents, manifest.latent.size))
-    return "\n\n".join(parts)
-
-
-_TASKS = {
-    "Density": ("negative ", "gap of "),
-    "Samples": ("MMD", "samples ", "real test data ", "error of the solver"),
-    "Codes": ("active units", "linear probe "),
-    "Integral": ("integral", "effective sample size", "variance of uniform ", "largest weight "),
-}
-"""What a figure's name begins with, by the task that it judges."""
-
-
-def _by_task(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
-    """Return the figures of each task that there are any of, and what belongs to none."""
-    found: dict[str, list[Figure]] = {task: [] for task in (*_TASKS, "Other")}
-    for figure in figures:
-        if not figure.name.startswith(DIVERGENCE):
-            fitting = (task for task, names in _TASKS.items() if figure.name.startswith(names))
-            found[next(fitting, "Other")].append(figure)
-    return {task: of for task, of in found.items() if of}
-
-
-def _figures(figures: Sequence[Figure]) -> str:
-    lines = ["| figure | value | unit | n | note |", "|---|---|---|---|---|"]
-    for figure in figures:
-        cells = (figure.name, with_error(figure), figure.unit, f"{figure.n:,}", figure.note)
-        # A bar, as in E[x|z], would end the cell.
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def _divergences(figures: Sequence[Figure], size: int) -> str:
-    """Return the table of the latents that say the most of x, that first which says the most."""
-    ordered = sorted(figures, key=lambda figure: figure.value, reverse=True)
-    lines = [
-        f"What each latent says of an event, KL(q(z|x) || p(z)) in nats, mean of "
-        f"{ordered[0].n:,} events: the {len(ordered)} largest of {size}, of which one near 0 says "
-        "nothing.",
-        "",
-        "| latent | KL |",
-        "|---|---|",
-    ]
-    for figure in ordered:
-        lines.append(f"| {figure.name.removeprefix(DIVERGENCE)} | {with_error(figure)} |")
-    return "\n".join(lines)
 
 
 _ESTIMATORS = {

@@ -1,7 +1,7 @@
 """Evaluation: figures on the test split, each with its n and its standard error.
 
 - Likelihood, where the model has one: the family's own nats per event.
-- MMD^2 between samples and test rows, beside that between training and test rows.
+- What samples are like beside test rows, and training rows beside the same, see `samples.py`.
 - Of a model with an encoder: what its codes are worth, see `representation.py`.
 - For a proposal none of these, but how well it integrates, see `weights.py`.
 - What samples miss by being computed in finitely many steps, where they are.
@@ -11,6 +11,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from service.interface import DEFAULT_DRAWS, Frozen
 from service.manifest import MAX_HELD_OUT, Figure
+from training.classifier import recognised, train_classifier
 from training.data import Batch, Data
-from training.discrepancy import SCALES, squared_mmd
 from training.family import Family
-from training.representation import labels, representation, share_error
+from training.representation import representation, share_error
+from training.samples import comparisons, features_of
 from training.sampling import sample
 
 NATS_ROWS = 256
@@ -31,17 +33,11 @@ QUANTILE_DIGITS = 4
 """Of a nat, behind the point, in what a bundle tells of held-out events."""
 NATS_DRAWS = 2**17
 """Draws of all those rows together: of many draws each, fewer rows are computed at once."""
-MMD_ROWS = 2000
-"""Rows of each sample in MMD^2, whose cost is their square."""
 INEXACT_ROWS, INEXACT_NUMBERS, LEAST_ROWS = 2000, 2**16, 32
 """Samples that are computed once more and finely: so many, of large ones so many numbers, and no
 fewer than so many."""
 LABELLED_ROWS = 2000
 """Samples that the classifier reads."""
-CLASSIFIER_BATCH = 128
-"""Rows a step of its training."""
-CLASSIFIER_RATE = 2e-3
-"""Its learning rate, which falls to 0: 98.2 % right on MNIST, 97.0 % on digits (measured)."""
 
 
 class EvaluateConfig(Frozen):
@@ -87,14 +83,18 @@ def evaluate(
         torch.manual_seed(config.seed)
         if data.integrand is not None:
             return model.own_figures(test)
+        classes = len(data.labels or ())
+        # It takes a while, and not every model wants it.
+        trained = cache(lambda: train_classifier(data, classes, steps=config.classifier_steps))
+        features = partial(features_of, data, test, trained)
         figures = [
             *_likelihood(model, test, config.draws or model.usual_draws, advance),
-            *_discrepancies(model, data, test, config.seed),
+            *comparisons(model, data, test, features, config.seed),
             *representation(model, data, test),
             *_inexactness(model, test, config.seed),
         ]
         if model.interface.labels:
-            figures += _recognition(model, data, test, config)
+            figures += _recognition(model, test, trained(), config)
     return tuple(figures)
 
 
@@ -122,37 +122,6 @@ def _likelihood(
             yield _mean(f"{name}, bits per dim", bits, unit="bits per dim", note=first.note)
 
 
-def _discrepancies(model: Family, data: Data, test: Batch, seed: int) -> Iterator[Figure]:
-    """Yield MMD^2 of samples to test rows, and of training rows to test rows."""
-    rows = min(len(test), len(data.train), MMD_ROWS)
-    scale = torch.ones(()) if data.std is None else torch.as_tensor(data.std)
-    held_out = _flat(test.x[:rows], scale)
-    # The mean squared distance of two rows is twice the sum of the variances.
-    unit = 2 * _flat(data.train.x, scale).var(0).sum().clamp(min=1e-12).item()
-    lengths = ", ".join(f"{scale * unit:.3g}" for scale in SCALES)
-    where = "pixels" if model.interface.event.kind == "image" else "standardised features"
-    kernel = (
-        f"unbiased, closed-form error; rational-quadratic kernels on {where} at squared lengths "
-        f"{lengths}"
-    )
-    drawn = sample(model, rows=rows, seed=seed, condition=model.condition(test[:rows])).x
-    what = ""
-    if model.interface.event.kind == "image" and model.interface.observation:
-        what = "samples are the means E[x|z]; "
-    for name, x, note in (
-        ("MMD² of samples to test data", drawn, what + kernel),
-        ("MMD² of training to test data", data.train.x[:rows], "the row to compare with"),
-    ):
-        found = squared_mmd(held_out, _flat(x, scale), unit=unit)
-        yield Figure(
-            name=name,
-            value=found.value,
-            standard_error=found.standard_error,
-            n=rows,
-            note=note,
-        )
-
-
 def _inexactness(model: Family, test: Batch, seed: int) -> Iterator[Figure]:
     """Yield the root mean square of what samples miss, with its error by the delta method."""
     latent, labels = model.interface.latent, model.interface.labels
@@ -178,11 +147,9 @@ def _inexactness(model: Family, test: Batch, seed: int) -> Iterator[Figure]:
 
 
 def _recognition(
-    model: Family, data: Data, test: Batch, config: EvaluateConfig
+    model: Family, test: Batch, classifier: nn.Module, config: EvaluateConfig
 ) -> Iterator[Figure]:
     """Yield a classifier's accuracy on test rows and on samples of the labels asked for."""
-    classes = len(model.interface.labels or ())
-    classifier = train_classifier(data, classes, steps=config.classifier_steps)
     drawn = sample(model, rows=LABELLED_ROWS, seed=config.seed + 1)
     for name, batch, note in (
         ("samples recognised as their label", drawn, "labels in equal numbers"),
@@ -197,57 +164,6 @@ def _recognition(
             unit="fraction",
             note=f"{note}; by a small network trained on the training split",
         )
-
-
-@torch.enable_grad()
-def train_classifier(data: Data, classes: int, *, steps: int) -> nn.Module:
-    """Return a small network that tells the training split's classes apart, on the CPU.
-
-    Raises:
-        ValueError: The data has no labels.
-    """
-    x, label = data.train.x, labels(data.train)
-    classifier = _classifier(data, classes)
-    optimiser = torch.optim.Adam(classifier.parameters(), fused=True)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = CLASSIFIER_RATE * (1 - step / steps)
-        rows = torch.randint(len(x), (CLASSIFIER_BATCH,))
-        loss = nn.functional.cross_entropy(classifier(x[rows]), label[rows])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-    return classifier.eval()
-
-
-def _classifier(data: Data, classes: int) -> nn.Module:
-    """Return two convolutions and a layer for images, a perceptron for vectors."""
-    if data.event.kind == "vector":
-        mean, std = torch.as_tensor(data.mean), torch.as_tensor(data.std)
-        first = nn.Linear(data.event.size, 64)
-        # Standardise in the first layer: W (x - m) / s + b.
-        first.weight.data /= std.to(first.weight)
-        first.bias.data -= first.weight.data @ mean.to(first.weight)
-        return nn.Sequential(first, nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, classes))
-    channels, height, width = data.event.shape
-    # Each of the two strides of 2 rounds up.
-    places = -(-height // 4) * -(-width // 4)
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(32, 64, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Flatten(),
-        nn.Linear(64 * places, 128),
-        nn.SiLU(),
-        nn.Linear(128, classes),
-    )
-
-
-def recognised(classifier: nn.Module, batch: Batch) -> int:
-    """Return how many rows the classifier gives their own label."""
-    parts = torch.arange(len(batch)).split(1024)
-    found = torch.cat([classifier(batch.x[part]).argmax(1) for part in parts])
-    return int((found == labels(batch)).sum())
 
 
 def _quantiles(nats: Float[Tensor, " rows"]) -> tuple[float, ...]:
@@ -272,7 +188,3 @@ def _mean(
         unit=unit,
         note=note,
     )
-
-
-def _flat(x: Float[Tensor, "rows ..."], scale: Tensor) -> Float[Tensor, "rows feature"]:
-    return x.flatten(1) / scale.to(x)

@@ -1,6 +1,5 @@
 """`python -m training evaluate`: a published bundle gets figures, and keeps all else."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +20,7 @@ from training.recipe import Recipe, build
 VAE: dict[str, Any] = {
     "family": "vae", "observation": "normal", "latent": 2, "width": 8, "depth": 1,
 }  # fmt: skip
+GAN: dict[str, Any] = {"family": "gan", "latent": 4, "width": 8, "critic_width": 8}
 CARD_TEXT = "# A toy\n\nWhat it is.\n\n## Quality\n\nOld figures.\n\n## Data\n\nOf irises.\n"
 
 
@@ -225,17 +225,21 @@ def test_what_is_no_bundle_or_a_broken_one_gets_one_sentence(
     assert "the folder must be" in capsys.readouterr().err
 
 
-def test_model_without_a_density_has_nothing_to_estimate(
-    models: Path, capsys: pytest.CaptureFixture[str]
+def test_model_without_a_density_is_judged_by_its_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = models / "toy" / "1" / "manifest.json"
-    known = json.loads(manifest.read_text())
-    known |= {"family": "gan", "density": {"kind": "none", "estimator": None}}
-    known |= {"posterior": None, "observation": None}
-    known["graphs"] = {"decode": known["graphs"]["decode"]}
-    manifest.write_text(json.dumps(known))
-    assert run(models / "toy") == 2
-    assert "toy has no likelihood to estimate" in capsys.readouterr().err
+    recipe = recipe_of_a(GAN, source="sklearn:digits", evaluate={"rows": 40, "classifier_steps": 5})
+    folder = published(tmp_path, recipe)
+    assert run(folder) == 2
+    assert "toy has no likelihood to estimate: it is a gan. Leave out" in capsys.readouterr().err
+    assert command.main(["evaluate", str(folder)]) == 0
+    found = figures(tmp_path)
+    assert found["beauty"].value == 1.5
+    assert {"FID of samples", "FID of training rows", "C_T of samples"} <= found.keys()
+    # As it was made of random weights, it is told from digits by any test.
+    assert found["MMD² p-value of samples"].value < 0.01
+    assert command.main(["evaluate", str(folder), "--prior"]) == 2
+    assert "toy has no p(x|z)" in capsys.readouterr().err
 
 
 def test_failure_while_storing_leaves_what_was_there(

@@ -7,8 +7,9 @@ import pytest
 from service.interface import Density, Event, Interface, Latent, Role, TensorSpec
 from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
 from training import card as module
-from training.card import card, sample_command, toml, with_error, with_quality
+from training.card import card, sample_command, toml, with_quality
 from training.checkpoint import Epoch, Fit
+from training.quality import with_error
 
 RECIPE = {
     "name": "toy",
@@ -212,3 +213,26 @@ def test_figures_stand_in_a_table_for_each_task() -> None:
         rows = [line for line in lines if line.startswith("| ")][1:]
         found[task] = [row.split(" | ")[0].removeprefix("| ").replace("\\|", "|") for row in rows]
     assert found == names
+
+
+def test_samples_stand_beside_training_rows_in_a_table_of_their_own() -> None:
+    def figure(name: str, value: float, note: str) -> Figure:
+        return Figure(name=name, value=value, standard_error=0.01, n=90, note=note)
+
+    figures = (
+        figure("MMD² of samples to test data", 0.5, "by a kernel"),
+        figure("MMD² of training to test data", 0.25, "the row to compare with"),
+        figure("FID of samples", 2.0, "of features"),
+        figure("FID of training rows", 1.0, "the row to compare with"),
+        figure("samples recognised as their label", 0.75, "labels in equal numbers"),
+    )
+    text = card(manifest(FLOW).model_copy(update={"evaluation": figures}), FIT)
+    section = text.partition("### Samples\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    assert lines == [
+        "| figure | value | unit | n | note |",
+        "| samples recognised as their label | 0.750 ± 0.010 |  | 90 | labels in equal numbers |",
+        "| figure | samples | training rows | unit | n | note |",
+        "| MMD² | 0.500 ± 0.010 | 0.250 ± 0.010 |  | 90 | by a kernel |",
+        "| FID | 2.000 ± 0.010 | 1.000 ± 0.010 |  | 90 | of features |",
+    ]

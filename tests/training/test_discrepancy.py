@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
-from training.discrepancy import SCALES, squared_mmd
+from training.discrepancy import estimate, squared_mmd, terms
+from training.kernels import SCALES, Kernel, energy, gaussians
 
 REPLICATES = 400
 
@@ -39,6 +41,40 @@ def test_value_is_the_sum_over_pairs_of_its_definition() -> None:
         if i != j
     )
     assert squared_mmd(x, y, unit=3.0).value == pytest.approx(total / 20, rel=1e-9)
+
+
+def replicated(kernel: Kernel, shift: float, rows: int = 60) -> np.ndarray:
+    return np.array(
+        [
+            estimate(terms(normal(rows, 0.0, 2 * i), normal(rows, shift, 2 * i + 1), kernel)).value
+            for i in range(REPLICATES)
+        ]
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_it_is_its_closed_form_of_gaussians_on_average(shift: float) -> None:
+    """E exp(-|x - y|^2 / 2 v) of N(0, 1) and N(m, 1): (v / (v + 2))^(d / 2) e^(-|m|^2 / 2 (v + 2)).
+
+    Of two features, each moved by `shift`: d = 2 and |m|^2 = 2 shift^2.
+    """
+    unit = 2.0
+    found = replicated(gaussians(unit), shift)
+    wanted = sum(
+        2 * v / (v + 2) * (1 - math.exp(-(shift**2) / (v + 2)))
+        for v in (scale * unit for scale in SCALES)
+    )
+    assert abs(found.mean() - wanted) <= 4.5 * found.std() / math.sqrt(REPLICATES)
+
+
+def test_energy_distance_is_its_closed_form_on_average() -> None:
+    """E|x - y| in the plane, where x - y ~ N(m, 2): of a Rice distribution."""
+    shift = 0.7
+    found = replicated(energy, shift)
+    centre, spread = math.sqrt(2) * shift, math.sqrt(2)
+    apart = stats.rice.mean(centre / spread, scale=spread)
+    wanted = 2 * apart - 2 * stats.rayleigh.mean(scale=spread)
+    assert abs(found.mean() - wanted) <= 4.5 * found.std() / math.sqrt(REPLICATES)
 
 
 def test_it_is_zero_on_average_and_often_negative_where_the_samples_agree() -> None:

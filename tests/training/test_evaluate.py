@@ -11,8 +11,9 @@ from service.interface import DEFAULT_DRAWS, Density, Event, Family, Interface, 
 from service.manifest import Figure
 from tests.training.cases import case, vectors
 from tests.training.gaussian import Gaussian, gaussian_data
+from training.classifier import train_classifier
 from training.data import Batch, Data
-from training.evaluate import NATS_DRAWS, EvaluateConfig, evaluate, train_classifier
+from training.evaluate import NATS_DRAWS, EvaluateConfig, evaluate
 from training.family import Inexactness, Nats
 from training.sampling import sample
 
