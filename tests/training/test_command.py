@@ -92,7 +92,7 @@ def test_interrupt_says_how_to_go_on(
     [
         (("--set", "train.epoch=1"), "did you mean train.epochs?"),
         (("--set", "data.source=absent.npz"), "absent.npz"),
-        (("--set", "data.source=sklearn:moons"), "gan expects images"),
+        (("--set", "model.depth=2"), "model.depth: is of features"),
     ],
 )
 def test_bad_recipe_and_bad_data_get_one_sentence_and_status_2(

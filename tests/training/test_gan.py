@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from tests.training.cases import GAN_CONFIG, features, images
+from tests.training.cases import GAN_CONFIG, images
+from training.adversarial import value
 from training.data import Batch
 from training.family import Turn
-from training.gan import GAN, value
+from training.gan import GAN
 
 
 def jensen_shannon(p: Normal, q: Normal) -> float:
@@ -78,11 +79,6 @@ def test_a_label_that_is_missing_or_out_of_place_is_refused() -> None:
         GAN(GAN_CONFIG, images(48, classes=3)).decode(z)
     with pytest.raises(ValueError, match="expected no label"):
         GAN(GAN_CONFIG, images()).decode(z, torch.zeros(2, dtype=torch.int64))
-
-
-def test_vectors_are_refused() -> None:
-    with pytest.raises(ValueError, match="gan expects images"):
-        GAN(GAN_CONFIG, features())
 
 
 def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
