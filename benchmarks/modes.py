@@ -107,6 +107,7 @@ def measure(games: Sequence[str], *, epochs: int | None) -> tuple[Results, Pictu
     for mixture in MIXTURES:
         rows = sampled(mixture)
         results["data"][mixture] = judged(rows.test.x.double().numpy(), MIXTURES[mixture])
+        results["steps"] = config.epochs * (len(rows.train) // config.batch_size)
         pictures[f"{mixture}:data"] = rows.test.x[:SHOWN].numpy().astype(np.float16)
         for game in games:
             x, seconds = learnt(GAMES[game], rows, config)
@@ -115,7 +116,6 @@ def measure(games: Sequence[str], *, epochs: int | None) -> tuple[Results, Pictu
             pictures[f"{mixture}:{game}"] = x[:SHOWN].astype(np.float16)
             print(mixture, game, json.dumps(found), flush=True)
     results["seconds"] = round(time.process_time() - began, 1)
-    results["steps"] = config.epochs * (len(rows.train) // config.batch_size)
     return results, pictures
 
 

@@ -49,8 +49,8 @@ def draw(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], file: Pat
     for axis in places:
         axis.set_axis_off()
     figure.suptitle(
-        f"{len(x):,} samples of each: modes covered, and the share within three standard "
-        "deviations of one",
+        "A thousand samples of each: modes covered, and the share within three standard deviations "
+        "of one",
         fontsize=9,
     )
     figure.savefig(file, dpi=100)
