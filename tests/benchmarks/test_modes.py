@@ -53,14 +53,14 @@ def test_one_command_writes_figures_table_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reports, "RESULTS", tmp_path)
-    monkeypatch.setattr(modes, "ROWS", 400)
+    monkeypatch.setattr(modes, "HELD_OUT", 0.2)
     monkeypatch.setattr(modes, "SAMPLES", 500)
     monkeypatch.setattr(modes, "SIZES", {"latent": 2, "width": 8, "critic_width": 8, "depth": 1})
     small = TrainConfig(epochs=1, batch_size=100, device="cpu")
     monkeypatch.setattr(modes, "TRAINING", small)
     threads = torch.get_num_threads()
     games = ["kl", "wasserstein, clipped", "non-saturating, unregularised"]
-    assert modes.main(["--name", "of-a-test", "--only", *games]) == 0
+    assert modes.main(["--name", "of-a-test", "--rows", "400", "--only", *games]) == 0
     torch.set_num_threads(threads)
     folder = tmp_path / "of-a-test"
     results = json.loads((folder / "results.json").read_text())
