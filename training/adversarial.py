@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from training.f_divergences import DIVERGENCES, FDivergence, bound
-from training.kernels import KERNELS, Kernel, unbiased_mmd, witness
+from training.mmd import KERNELS, Kernel, unbiased_mmd, witness
 
 Name = Literal[
     "non-saturating",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.kernels import DEVIATIONS, EXPONENTS, KERNELS, unbiased_mmd, witness
+from training.mmd import DEVIATIONS, EXPONENTS, KERNELS, unbiased_mmd, witness
 
 each_kernel = pytest.mark.parametrize("name", KERNELS)
 
