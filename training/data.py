@@ -36,8 +36,9 @@ class DataConfig(Frozen):
     source: str = Field(
         min_length=1,
         description="sklearn:NAME (digits, iris, wine, breast_cancer, moons, circles, blobs, "
-        "swiss_roll, s_curve), openml:NAME, or a path to a .npy, .npz, .csv or .parquet file or "
-        "to a folder of images, relative to the current directory; or of family proposal an "
+        "swiss_roll, s_curve), gaussians:NAME (ring, grid), openml:NAME, or a path to a .npy, "
+        ".npz, .csv or .parquet file or to a folder of images, relative to the current directory; "
+        "or of family proposal an "
         "integrand: integrand:NAME (camel, gaussian, ring), or python:package.module:function, "
         "which maps points (n, dimensions) to n numbers of 0 or more",
     )

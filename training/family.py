@@ -27,12 +27,16 @@ class Turn:
         parameters: What this move changes.
         loss: Maps a batch to named scalars; "loss" is minimised, the others are logged.
         rate: Factor on the recipe's learning rate.
+        times: How often it is made in a step, on the same rows but with fresh noise.
+        bound: The largest magnitude of each parameter: those beyond it are put back after a move.
     """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Mapping[str, Float[Tensor, ""]]]
     rate: float = 1.0
+    times: int = 1
+    bound: float | None = None
 
 
 @dataclass(frozen=True)

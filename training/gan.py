@@ -1,6 +1,8 @@
 r"""Generative adversarial networks: a generator learns to fool a critic.
 
-The critic's D(x) is the logit of "x is data". Its turn raises the likelihood of that verdict,
+In a step the critic moves so many times, each on fresh noise, and then the generator once. What
+either of them wants is the objective's (`adversarial.py`), what they are is in `players.py`. By
+default the critic's D(x) is the logit of "x is data". Its turn raises the likelihood of that,
 
     V = E_data[log sigma(D(x))] + E_z[log(1 - sigma(D(G(z))))],
 
@@ -11,226 +13,179 @@ Source:
     Goodfellow et al. 2014, arXiv:1406.2661, section 3.
 """
 
-import itertools
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import silu, softplus
-from torch.nn.utils.parametrizations import spectral_norm
 
 from service.interface import Density, Frozen, Interface, Latent, Role
+from training.adversarial import Name, Outputs, has_kink, is_mmd, objective, of_a_kernel
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
 from training.family import Call, Family, Pixels, Turn
-from training.networks import halvings, pyramid
+from training.networks import Rescale
+from training.players import (
+    Critic,
+    Generator,
+    ImageCritic,
+    ImageGenerator,
+    VectorCritic,
+    VectorGenerator,
+)
+from training.steepness import between, slope_miss, squared_slopes
 
-GROUP = 8
-"""Channels that are normalised together, where their number allows."""
+Regulariser = Literal["spectral-norm", "r1", "gradient-penalty", "scaling", "clip", "none"]
+PENALTIES = ("r1", "gradient-penalty", "scaling")
+"""Regularisers that have a factor."""
 
 
 class GANConfig(Frozen):
     """What a recipe says of a GAN."""
 
     family: Literal["gan"] = Field("gan", description="Selects this family.")
+    objective: Name = Field(
+        "non-saturating", description="What the critic raises and the generator lowers."
+    )
     latent: int = Field(64, ge=1, description="Dimensions of z.")
-    width: int = Field(32, ge=1, description="The generator's channels at full size.")
-    critic_width: int = Field(32, ge=1, description="The critic's channels at full size.")
+    width: int = Field(
+        32, ge=1, description="The generator's channels at full size; of features, hidden units."
+    )
+    critic_width: int = Field(
+        32, ge=1, description="The critic's channels at full size; of features, hidden units."
+    )
+    depth: int = Field(3, ge=1, description="Of features: hidden layers of either network.")
     critic_rate: float = Field(
         1.0, gt=0, description="The critic's learning rate over the generator's."
     )
-    regulariser: Literal["spectral-norm", "r1"] = Field(
+    critic_steps: int = Field(
+        1, ge=1, description="Moves of the critic in a step, each on fresh noise."
+    )
+    critic_features: int = Field(
+        16, ge=1, description="Of the mmd objectives: numbers that the critic says of an event."
+    )
+    regulariser: Regulariser = Field(
         "spectral-norm",
-        description="What keeps the critic from being too steep: layers of gain 1, or a penalty "
-        "on its gradient at the data.",
+        description="What keeps the critic from being too steep: layers of gain 1, a penalty on "
+        "its gradient at the data or on its miss of 1 between data and samples, an MMD scaled "
+        "down by it, weights within bounds, or nothing.",
     )
     penalty: float = Field(
-        1.0, gt=0, description="Of r1: the factor gamma on half the squared gradient."
+        1.0,
+        gt=0,
+        description="Of r1: the factor gamma on half the squared gradient. Of gradient-penalty: "
+        "that on the squared miss. Of scaling: that on the squared gradient.",
+    )
+    bound: float = Field(
+        0.01, gt=0, description="Of clip: the largest magnitude of each of the critic's weights."
     )
     embedding: int = Field(
         32, ge=1, description="Length of the vector that stands for a class in the generator."
     )
 
+    @model_validator(mode="after")
+    def _options_are_used(self) -> "GANConfig":
+        told, name, how = self.model_fields_set, self.objective, self.regulariser
+        if "penalty" in told and how not in PENALTIES:
+            raise ValueError(f"penalty: is of regulariser = {_either(PENALTIES)}; leave it out")
+        if "bound" in told and how != "clip":
+            raise ValueError('bound: is of regulariser = "clip"; leave it out')
+        if "critic_features" in told and not is_mmd(name):
+            raise ValueError("critic_features: are of the mmd objectives; leave it out")
+        return self
 
-class Modulation(nn.Module):
-    """Group normalisation whose scale and shift are linear in a code.
-
-    It uses no batch statistics, so an image never depends on its company, and the averaged
-    generator (EMA) needs no statistics of its own.
-
-    Source:
-        Dumoulin et al. 2017, arXiv:1610.07629; Wu & He 2018, arXiv:1803.08494.
-    """
-
-    def __init__(self, channels: int, code: int) -> None:
-        super().__init__()
-        self.normalise = nn.GroupNorm(max(1, channels // GROUP), channels, affine=False)
-        self.scale = nn.Linear(code, channels)
-        self.shift = nn.Linear(code, channels)
-
-    def forward(
-        self, x: Float[Tensor, "batch channel height width"], code: Float[Tensor, "batch code"]
-    ) -> Float[Tensor, "batch channel height width"]:
-        """Return (1 + scale) * normalised x + shift."""
-        scale: Tensor = self.scale(code)[..., None, None]
-        shift: Tensor = self.shift(code)[..., None, None]
-        normal: Tensor = self.normalise(x)
-        return (1 + scale) * normal + shift
-
-
-class Stage(nn.Module):
-    """Two convolutions of the generator, steered by the code; the first may double the sides.
-
-    It doubles by a transposed convolution of kernel 4 and stride 2: each pixel gets two taps in
-    each direction, so there is no chequerboard (Odena et al. 2016), at less than half the cost
-    of a 3 x 3 convolution of the enlarged image.
-    """
-
-    def __init__(self, before: int, after: int, *, code: int, enlarge: bool) -> None:
-        super().__init__()
-        self.first_modulation = Modulation(before, code)
-        if enlarge:
-            self.first: nn.Module = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
-        else:
-            self.first = nn.Conv2d(before, after, 3, padding=1)
-        self.second_modulation = Modulation(after, code)
-        self.second = nn.Conv2d(after, after, 3, padding=1)
-
-    def forward(
-        self, x: Float[Tensor, "batch channel height width"], code: Float[Tensor, "batch code"]
-    ) -> Float[Tensor, "batch after rows columns"]:
-        """Return the refined, perhaps enlarged, features."""
-        x = self.first(silu(self.first_modulation(x, code)))
-        refined: Tensor = self.second(silu(self.second_modulation(x, code)))
-        return refined
+    @model_validator(mode="after")
+    def _regulariser_is_of_the_objective(self) -> "GANConfig":
+        name, how = self.objective, self.regulariser
+        if how == "scaling" and (not is_mmd(name) or has_kink(name)):
+            raise ValueError(
+                'regulariser: scaling needs a kernel with a curvature: objective = "mmd-gaussian" '
+                'or "mmd-rational-quadratic"'
+            )
+        if how == "r1" and is_mmd(name):
+            raise ValueError(
+                "regulariser: r1 is of a critic that says one number, and an mmd objective's says "
+                'several; use "gradient-penalty"'
+            )
+        if how == "none" and (name == "wasserstein" or has_kink(name)):
+            raise ValueError(
+                f'regulariser: objective = "{name}" has no bound unless the critic\'s slope has '
+                'one; use "gradient-penalty"'
+            )
+        return self
 
 
-class Generator(nn.Module):
-    """G: noise and, where the data has classes, a label, to an image from 0 to 1.
-
-    The image grows from the smallest size that `halvings` allows. The code, noise and class
-    embedding side by side, steers every stage and not only the first.
-
-    Args:
-        shape: (channels, height, width) of an image.
-        config: Sizes.
-        classes: How many labels there are; 0 for an unconditional generator.
-    """
-
-    def __init__(self, shape: tuple[int, ...], config: GANConfig, classes: int) -> None:
-        super().__init__()
-        channels, rows, columns = shape
-        times = halvings(rows, columns)
-        widths = pyramid(config.width, times + 1)[::-1]
-        self.embedding = nn.Embedding(classes, config.embedding) if classes else None
-        code = config.latent + (config.embedding if classes else 0)
-        self.coarse = (widths[0], rows >> times, columns >> times)
-        self.start = nn.Linear(code, self.coarse[0] * self.coarse[1] * self.coarse[2])
-        self.stages = nn.ModuleList(
-            Stage(before, after, code=code, enlarge=level > 0)
-            for level, (before, after) in enumerate(itertools.pairwise([widths[0], *widths]))
-        )
-        self.modulation = Modulation(widths[-1], code)
-        self.finish = nn.Conv2d(widths[-1], channels, 3, padding=1)
-
-    def forward(
-        self, z: Float[Tensor, "batch latent"], label: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch channel height width"]:
-        """Return images.
-
-        Raises:
-            ValueError: A label came and the data has no classes, or the other way round.
-        """
-        if (label is None) != (self.embedding is None):
-            expected = "no label" if self.embedding is None else "a label for each z"
-            raise ValueError(f"decode: expected {expected}. Conditional means with classes.")
-        code = z
-        if self.embedding is not None and label is not None:
-            code = torch.cat([z, self.embedding(label)], dim=1)
-        features = self.start(code).unflatten(1, self.coarse)
-        for stage in self.stages:
-            features = stage(features, code)
-        logits = self.finish(silu(self.modulation(features, code)))
-        return torch.sigmoid(logits.to(z.dtype))
-
-
-class Critic(nn.Module):
-    """D: an image and its label to the logit of "this pair is data".
-
-    Spectral normalisation, if asked for, holds every layer's gain at 1, which keeps the game
-    balanced. The label enters as an inner product with the image's features (projection).
-
-    Source:
-        Miyato et al. 2018, arXiv:1802.05957 (spectral normalisation). Miyato & Koyama 2018,
-        arXiv:1802.05637 (projection).
-    """
-
-    SLOPE = 0.1
-    """Of the leaky ReLU on negative inputs: Miyato et al. 2018, table 3."""
-
-    def __init__(self, shape: tuple[int, ...], config: GANConfig, classes: int) -> None:
-        super().__init__()
-        channels, rows, columns = shape
-        widths = pyramid(config.critic_width, halvings(rows, columns) + 1)
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
-        for before, after in itertools.pairwise(widths):
-            layers += [
-                nn.LeakyReLU(self.SLOPE),
-                nn.Conv2d(before, after, 4, stride=2, padding=1),
-                nn.LeakyReLU(self.SLOPE),
-                nn.Conv2d(after, after, 3, padding=1),
-            ]
-        self.features = nn.Sequential(*layers, nn.LeakyReLU(self.SLOPE))
-        self.verdict = nn.Linear(widths[-1], 1)
-        self.projection = nn.Embedding(classes, widths[-1]) if classes else None
-        if config.regulariser == "spectral-norm":
-            for layer in [each for each in self.modules() if hasattr(each, "weight")]:
-                spectral_norm(layer)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch channel height width"],
-        label: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, " batch"]:
-        """Return logits, in x's precision."""
-        features = self.features(2 * x - 1).to(x.dtype).sum((2, 3))
-        logit: Tensor = self.verdict(features).to(x.dtype).squeeze(1)
-        if self.projection is not None and label is not None:
-            logit = logit + (self.projection(label) * features).sum(1)
-        return logit
-
-
-def value(real: Float[Tensor, " batch"], fake: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Return V, the critic's mean log-likelihood of its verdicts, from its logits.
-
-    At its best, for densities p of the data and q of the samples, the critic's logit is
-    log p - log q and V = 2 JSD(p, q) - log 4, hence -log 4 when the samples follow the data.
-
-    Source:
-        Goodfellow et al. 2014, arXiv:1406.2661, theorem 1.
-    """
-    return -softplus(-real).mean() - softplus(fake).mean()
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
 
 
 class GAN(Family):
-    """A convolutional GAN for images, conditional on the label where the data has classes.
+    """A GAN of images, convolutional, or of vectors, conditional where the data has classes.
+
+    Vectors are standardised for both players, so that slopes and distances of a critic are in
+    standard deviations of the features.
 
     Raises:
-        ValueError: The events are not images.
+        ValueError: `depth` was set for images, or a feature never changes.
     """
 
     def __init__(self, config: GANConfig, data: Data) -> None:
         super().__init__()
-        if data.event.kind != "image":
-            raise ValueError("model.family: gan expects images; this data is vectors.")
         self.config, self.event, self.labels = config, data.event, data.labels
-        classes = len(data.labels or ())
-        self.generator = Generator(data.event.shape, config, classes)
-        self.critic = Critic(data.event.shape, config, classes)
-        # Mean squared distance of two training images: twice the sum of the pixels' variances.
-        self.unit = 2 * data.train.x.var(0).sum().item()
+        if data.event.kind == "image" and "depth" in config.model_fields_set:
+            raise ValueError("model.depth: is of features; leave it out of images")
+        self.objective = objective(config.objective, features=config.critic_features)
+        self.scale = Rescale(data) if data.event.kind == "vector" else None
+        self.generator = self._generator()
+        self.critic = self._critic()
+        if config.regulariser == "clip":
+            with torch.no_grad():
+                for weight in self.critic.parameters():
+                    weight.clamp_(-config.bound, config.bound)
+        # Mean squared distance of two training rows: twice the sum of the features' variances.
+        self.unit = 2 * self.enter(data.train.x).var(0).sum().item()
+
+    def _generator(self) -> Generator:
+        """Return the generator for this kind of events."""
+        config, shape = self.config, self.event.shape
+        sizes = {
+            "width": config.width,
+            "latent": config.latent,
+            "classes": len(self.labels or ()),
+            "embedding": config.embedding,
+        }
+        if self.event.kind == "image":
+            return ImageGenerator(shape, **sizes)
+        return VectorGenerator(shape[0], depth=config.depth, **sizes)
+
+    def _critic(self) -> Critic:
+        """Return the critic for this kind of events and for the objective."""
+        config, shape = self.config, self.event.shape
+        width, outputs, classes = (
+            config.critic_width,
+            self.objective.outputs,
+            len(self.labels or ()),
+        )
+        is_shifted, gain_one = self.objective.is_shifted, config.regulariser == "spectral-norm"
+        if self.event.kind == "image":
+            return ImageCritic(
+                shape,
+                width=width,
+                outputs=outputs,
+                classes=classes,
+                is_shifted=is_shifted,
+                gain_one=gain_one,
+            )
+        return VectorCritic(
+            shape[0],
+            width=width,
+            depth=config.depth,
+            outputs=outputs,
+            classes=classes,
+            is_shifted=is_shifted,
+            gain_one=gain_one,
+        )
 
     @property
     def interface(self) -> Interface:
@@ -245,50 +200,92 @@ class GAN(Family):
         )
 
     def turns(self) -> tuple[Turn, ...]:
-        """Return the critic's move, then the generator's."""
+        """Return the critic's moves, then the generator's."""
+        config = self.config
         return (
             Turn(
                 "critic",
                 tuple(self.critic.parameters()),
                 self._critic_loss,
-                rate=self.config.critic_rate,
+                rate=config.critic_rate,
+                times=config.critic_steps,
+                bound=config.bound if config.regulariser == "clip" else None,
             ),
             Turn("generator", tuple(self.generator.parameters()), self._generator_loss),
         )
 
     def _critic_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        label, real = self._label(batch), self.enter(batch.x)
         with torch.no_grad():
-            fake = self.decode(self._noise(batch), self._label(batch))
-        label = self._label(batch)
+            fake = self.generator(self._noise(batch), label)
         both = None if label is None else torch.cat([label, label])
-        real_logit, fake_logit = self.critic(torch.cat([batch.x, fake]), both).chunk(2)
-        right = 0.5 * ((real_logit > 0).to(fake) + (fake_logit < 0).to(fake)).mean()
-        loss = -value(real_logit, fake_logit)
-        if self.config.regulariser == "r1":
-            loss = loss + self._gradient_penalty(batch.x, label)
-        return {"loss": loss, "accuracy": right}
+        of_real, of_fake = self.critic(torch.cat([real, fake]), both).chunk(2)
+        loss = self.objective.critic_loss(of_real, of_fake)
+        match self.config.regulariser:
+            case "r1":
+                loss = loss + self._r1(real, label)
+            case "gradient-penalty":
+                loss = loss + self._gradient_penalty(real, fake, label, of_real, of_fake)
+            case "scaling":
+                loss = loss / self._steepness(real, label)
+        return {"loss": loss, **self.objective.figures(of_real.detach(), of_fake.detach())}
 
-    def _gradient_penalty(
+    def _r1(
         self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None
     ) -> Float[Tensor, ""]:
-        """Return gamma / 2 E|grad_x D(x)|^2 over the data, in float32.
+        """Return gamma / 2 E|grad_x D(x)|^2 over the data.
 
         Source:
             Mescheder et al. 2018, arXiv:1801.04406, eq. 9 (R1).
         """
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.detach().requires_grad_()
-            logit = self.critic(x, label).sum()
-            (gradient,) = torch.autograd.grad(logit, x, create_graph=True)
-        return 0.5 * self.config.penalty * gradient.square().flatten(1).sum(1).mean()
+        squares = squared_slopes(lambda at: self.critic(at, label), x)
+        return 0.5 * self.config.penalty * squares.mean()
+
+    def _gradient_penalty(
+        self,
+        real: Float[Tensor, "batch ..."],
+        fake: Float[Tensor, "batch ..."],
+        label: Int[Tensor, " batch"] | None,
+        of_real: Outputs,
+        of_fake: Outputs,
+    ) -> Float[Tensor, ""]:
+        """Return lambda E(|grad f| - 1)^2 at points between data and samples.
+
+        f is the critic, or of an MMD the witness of its features of this batch.
+
+        Source:
+            Gulrajani et al. 2017, arXiv:1704.00028, eq. 3; Bińkowski et al. 2018,
+            arXiv:1801.01401, section 4.
+        """
+
+        def said(at: Tensor) -> Tensor:
+            return self.objective.witness(self.critic(at, label), of_real, of_fake)
+
+        return self.config.penalty * slope_miss(said, between(real, fake))
+
+    def _steepness(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, ""]:
+        """Return k(h, h) + lambda c E|grad_x h(x)|^2 over the data, c the kernel's curvature.
+
+        With lambda = 1 it is the mean of a feature's squared value and squared gradients in the
+        space of functions that the kernel spans, by which MMD^2 is divided.
+
+        Source:
+            Arbel et al. 2018, arXiv:1805.11565, proposition 3.
+        """
+        kernel = of_a_kernel(self.objective)
+        squares = squared_slopes(lambda at: self.critic(at, label), x)
+        return kernel.at_zero + self.config.penalty * (kernel.curvature or 0.0) * squares.mean()
 
     def _generator_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         label = self._label(batch)
         # The critic only judges here: without its gradients the turn is a quarter cheaper.
         self.critic.requires_grad_(False)
-        logit = self.critic(self.decode(self._noise(batch), label), label)
+        said = self.critic(self.generator(self._noise(batch), label), label)
+        loss = self.objective.generator_loss(said, lambda: self.critic(self.enter(batch.x), label))
         self.critic.requires_grad_(True)
-        return {"loss": softplus(-logit).mean()}
+        return {"loss": loss}
 
     def _noise(self, batch: Batch) -> Float[Tensor, "batch latent"]:
         return torch.randn(len(batch), self.config.latent, device=batch.x.device)
@@ -296,22 +293,29 @@ class GAN(Family):
     def _label(self, batch: Batch) -> Int[Tensor, " batch"] | None:
         return batch.label if self.labels else None
 
+    def enter(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Return events as the players see them: images as they are, vectors standardised."""
+        entered: Tensor = x if self.scale is None else self.scale(x)
+        return entered
+
     def decode(
         self, z: Float[Tensor, "batch latent"], label: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch channel height width"]:
-        """Return images G(z, label)."""
-        images: Tensor = self.generator(z, label)
-        return images
+    ) -> Float[Tensor, "batch ..."]:
+        """Return events G(z, label), vectors in the data's own units."""
+        events: Tensor = self.generator(z, label)
+        return events if self.scale is None else self.scale.location + self.scale.unit * events
 
     def score(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the squared MMD between the batch and as many samples of the same labels.
 
-        In pixels: a stopping statistic that needs no trained network, not a measure of quality.
+        In pixels or standardised features: a stopping statistic that needs no trained network,
+        not a measure of quality.
         """
         samples = self.decode(self._noise(batch), self._label(batch))
-        discrepancy = squared_mmd(batch.x.flatten(1), samples.flatten(1), unit=self.unit)
-        return torch.tensor(discrepancy.value)
+        real, fake = (self.enter(x).flatten(1) for x in (batch.x, samples))
+        return torch.tensor(squared_mmd(real, fake, unit=self.unit).value)
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode."""
-        return {"decode": Pixels(Call(self, "decode"))}
+        decode = Call(self, "decode")
+        return {"decode": Pixels(decode) if self.event.kind == "image" else decode}

@@ -168,9 +168,9 @@ def _train_epoch(
         start = run.step * config.batch_size
         batch = train[order[start : start + config.batch_size]]
         factor = rate(config, run.epoch * steps + run.step, steps)
-        for turn in turns:
+        for turn in (each for each in turns for _ in range(each.times)):
             losses = _take(run, turn, batch, config=config, factor=factor)
-            run.add({f"{turn.name}/{name}": value for name, value in losses.items()})
+            run.add({f"{turn.name}/{name}": value / turn.times for name, value in losses.items()})
         run.average_weights(_decay(config.ema, run.epoch * steps + run.step))
         run.step += 1
         progress.show_step()
@@ -221,6 +221,10 @@ def _take(
                 f"the {what} is {value}. {_ADVICE}"
             )
     optimiser.step()
+    if turn.bound is not None:
+        with torch.no_grad():
+            for parameter in turn.parameters:
+                parameter.clamp_(-turn.bound, turn.bound)
     return values
 
 

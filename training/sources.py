@@ -10,6 +10,7 @@ from jaxtyping import Float, Num
 from sklearn import datasets
 
 from training.arrays import read_archive, read_folder
+from training.mixtures import MIXTURES
 from training.raw import DataInvalid, Parts, Raw, reason
 from training.tables import read_file, read_table
 
@@ -54,7 +55,8 @@ def read(source: str, parts: Parts, *, rows: int | None, noise: float | None, se
     """Return the rows of a source, all of them.
 
     Args:
-        source: `sklearn:NAME`, `openml:NAME`, or a path: a file or a folder of images.
+        source: `sklearn:NAME`, `gaussians:NAME`, `openml:NAME`, or a path: a file or a folder of
+            images.
         parts: What of it is used.
         rows: How many to generate, where the set is generated. Others are read whole.
         noise: Of a generated set. None: the set's own.
@@ -67,6 +69,9 @@ def read(source: str, parts: Parts, *, rows: int | None, noise: float | None, se
     if scheme == "sklearn" and name in TOYS:
         _refuse_parts(source, parts, "label", "categorical", "columns")
         return _toy(name, parts.context, rows=rows, noise=noise, seed=seed)
+    if scheme == "gaussians":
+        _refuse_parts(source, parts, "label", "context", "categorical", "columns")
+        return _mixture(name, rows=rows, noise=noise, seed=seed)
     _refuse(source, noise=noise)
     if scheme == "sklearn":
         _refuse_parts(source, parts, "label", "categorical")
@@ -77,7 +82,7 @@ def read(source: str, parts: Parts, *, rows: int | None, noise: float | None, se
     if not path.exists():
         raise DataInvalid(
             f"{source}: no such file or folder; give a path that exists (relative ones start "
-            f"at the current directory), sklearn:NAME or openml:NAME"
+            f"at the current directory), sklearn:NAME, gaussians:NAME or openml:NAME"
         )
     if path.is_dir():
         _refuse_parts(source, parts, "label", "context", "categorical", "columns")
@@ -132,6 +137,22 @@ def _toy(
         context=label[:, None] if context else None,
         context_names=context or (),
     )
+
+
+def _mixture(name: str, *, rows: int | None, noise: float | None, seed: int) -> Raw:
+    """Return freshly generated rows of Gaussians in the plane, whose noise is their deviation."""
+    source = f"gaussians:{name}"
+    if name not in MIXTURES:
+        known = ", ".join(sorted(MIXTURES))
+        raise DataInvalid(f"{source}: unknown set; those of Gaussians known here are {known}")
+    mixture = MIXTURES[name]
+    x = mixture.draw(
+        GENERATED_ROWS if rows is None else rows,
+        spread=mixture.spread if noise is None else noise,
+        seed=seed,
+    )
+    title = f"{name} of {len(mixture.centres)} Gaussians"
+    return Raw(x, source=source, title=title)
 
 
 def _built_in(name: str, parts: Parts) -> Raw:

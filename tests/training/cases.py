@@ -4,15 +4,17 @@ A new family adds its own here, and the laws of `test_laws.py` run over them.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from service.interface import Context, Event
+from training.adversarial import Name
 from training.bbvi import BBVI, BBVIConfig
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Batch, Data, DataConfig, load
@@ -199,6 +201,13 @@ def _gan(data: Data, config: GANConfig = GAN_CONFIG) -> tuple[Family, Data]:
     return GAN(config, data), data
 
 
+def _game(options: Mapping[str, Any]) -> tuple[Family, Data]:
+    sizes = GAN_OF_FEATURES.model_dump(exclude_unset=True)
+    model = GAN(GANConfig(**sizes, **options), labelled())
+    shaken(model.critic, 2.0)  # Or every verdict would be within the margins of a hinge.
+    return model, labelled()
+
+
 def integrand(name: str = "camel", *, dimensions: int = 2, rows: int = 40) -> Data:
     """Return points of an integrand that is built in."""
     return load(DataConfig(source=f"integrand:{name}", dimensions=dimensions, rows=rows))
@@ -210,6 +219,25 @@ def _proposal(data: Data, objective: Objective) -> tuple[Family, Data]:
 
 
 R1 = GAN_CONFIG.model_copy(update={"regulariser": "r1"})
+GAN_OF_FEATURES = GANConfig(latent=4, width=8, critic_width=8, depth=2, embedding=4)
+GAMES: dict[str, dict[str, Any]] = {
+    name: {"objective": name, **({"critic_features": 3} if name.startswith("mmd") else {})}
+    for name in get_args(Name)
+}
+"""Each objective of a GAN."""
+STEEPNESS: dict[str, dict[str, Any]] = {
+    "r1": {"regulariser": "r1"},
+    "a gradient penalty": {
+        "objective": "wasserstein", "regulariser": "gradient-penalty", "penalty": 10.0,
+    },
+    "the gradient penalty of a witness": {
+        "objective": "mmd-rational-quadratic", "regulariser": "gradient-penalty",
+    },
+    "clipped weights": {"objective": "wasserstein", "regulariser": "clip", "bound": 0.1},
+    "a scaled MMD": {"objective": "mmd-gaussian", "regulariser": "scaling", "critic_features": 3},
+    "nothing that keeps it from being steep": {"objective": "hinge", "regulariser": "none"},
+}  # fmt: skip
+"""Each regulariser of a GAN besides the usual one."""
 GREYS = VAE_OF_IMAGES.model_copy(update={"observation": "normal"})
 LEVELS = VAE_OF_IMAGES.model_copy(update={"observation": "logistic"})
 LABELLED = VAE_OF_IMAGES.model_copy(update={"conditional": True})
@@ -300,7 +328,15 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "gan in colour": lambda: _gan(images(shape=(3, 8, 8), classes=3)),
     "gan of MNIST's size": lambda: _gan(images(6, shape=(1, 28, 28), classes=3)),
     "gan of odd size": lambda: _gan(images(shape=(1, 7, 9), classes=3)),
+    "gan of features": lambda: _gan(features(), GAN_OF_FEATURES),
+    "gan of features with labels": lambda: _gan(labelled(), GAN_OF_FEATURES),
+    "gan of images by an MMD with labels": lambda: _gan(
+        images(classes=3),
+        GAN_CONFIG.model_copy(update={"objective": "mmd-distance", "critic_features": 3}),
+    ),
 }
+CASES |= {f"gan by {name}": partial(_game, options) for name, options in GAMES.items()}
+CASES |= {f"gan with {how}": partial(_game, options) for how, options in STEEPNESS.items()}
 
 EXPORTED = (
     "vae of binary images",
@@ -328,6 +364,8 @@ EXPORTED = (
     "continuous flow of larger images",
     "gan with labels",
     "gan without labels",
+    "gan of features",
+    "gan of features with labels",
 )
 """Those whose graphs the suite exports, which takes seconds: one of each kind."""
 

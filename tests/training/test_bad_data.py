@@ -32,6 +32,8 @@ def refused(source: object, words: str, **options: object) -> None:
     [
         ("no/such/file.csv", "no such file or folder", {}),
         ("sklearn:diggits", "unknown set.*blobs, breast_cancer, circles, digits, iris", {}),
+        ("gaussians:rnig", "unknown set.*known here are grid, ring", {}),
+        ("gaussians:ring", "option 'label' does not apply", {"label": "y"}),
         ("sklearn:moons", "option 'label' does not apply", {"label": "y"}),
         ("sklearn:digits", "option 'columns' does not apply", {"columns": ["a"]}),
         ("sklearn:iris", "option 'noise' does not apply", {"noise": 0.1}),

@@ -87,12 +87,26 @@ def test_interrupt_says_how_to_go_on(
     assert "The same command again goes on" in capsys.readouterr().err
 
 
+# The same two of PyTorch's exporter.
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_gan_of_vectors_goes_all_the_way(recipe: Path) -> None:
+    options = ["data.source=gaussians:ring", "data.rows=500", "model.objective=kl"]
+    assert run(recipe, "--quick", *(word for each in options for word in ("--set", each))) == 0
+    folder = recipe.parent / "models" / "tiny-gan-quick" / "1"
+    manifest = bundle.read(folder).manifest
+    assert manifest.event.shape == (2,)
+    assert set(manifest.graphs) == {"decode"}
+    assert manifest.graphs["decode"].rows_exact_at is not None
+    assert "standardised features" in (folder / "card.md").read_text(encoding="utf-8")
+    assert {"samples.png", "curves.png"} <= {file.name for file in folder.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (("--set", "train.epoch=1"), "did you mean train.epochs?"),
         (("--set", "data.source=absent.npz"), "absent.npz"),
-        (("--set", "data.source=sklearn:moons"), "gan expects images"),
+        (("--set", "model.depth=2"), "model.depth: is of features"),
     ],
 )
 def test_bad_recipe_and_bad_data_get_one_sentence_and_status_2(

@@ -11,6 +11,7 @@ from sklearn import datasets
 
 from tests.training.small_sets import data, fake_openml, grey, numbered, save, save_images
 from training.data import Batch, Data, DataConfig
+from training.mixtures import MIXTURES
 
 
 def rows(data: Data) -> torch.Tensor:
@@ -70,6 +71,23 @@ def test_generated_sets_have_as_many_rows_as_asked_for(
     toy = data(f"sklearn:{name}", rows=500)
     assert rows(toy).shape == (500, features)
     assert len(toy.labels or ()) == classes
+
+
+@pytest.mark.parametrize(("name", "modes", "spread"), [("ring", 8, 0.02), ("grid", 25, 0.05)])
+def test_gaussians_lie_around_their_modes(name: str, modes: int, spread: float) -> None:
+    points = data(f"gaussians:{name}", rows=4_000)
+    centres = torch.from_numpy(MIXTURES[name].centres).float()
+    assert centres.shape == (modes, 2)
+    assert points.labels is None
+    x = rows(points)
+    assert x.shape == (4_000, 2)
+    off, nearest = torch.cdist(x, centres).min(1)
+    # Half the mean squared distance is the variance in either direction.
+    assert (off.square().mean() / 2).sqrt().item() == pytest.approx(spread, rel=0.05)
+    expected = 4_000 / modes
+    assert ((nearest.bincount(minlength=modes) - expected) ** 2 / expected).mean() <= 3.0
+    assert rows(data(f"gaussians:{name}", rows=50, noise=0.0))[0].tolist() in centres.tolist()
+    assert not torch.equal(x, rows(data(f"gaussians:{name}", rows=4_000, seed=1)))
 
 
 def test_noise_widens_a_generated_set() -> None:

@@ -1,14 +1,21 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Normal
+from torch.nn.functional import logsigmoid
 
-from tests.training.cases import GAN_CONFIG, features, images
-from training.data import Batch
+from service.bundle import Bundle, whole
+from tests.training.bundled import exported, recipe_of_a, shaken
+from tests.training.cases import GAN_CONFIG, GAN_OF_FEATURES, features, images, labelled
+from training.adversarial import value
+from training.data import Batch, Data
 from training.family import Turn
-from training.gan import GAN, value
+from training.gan import GAN, GANConfig
+from training.measure import measured
+from training.restore import restore
 
 
 def jensen_shannon(p: Normal, q: Normal) -> float:
@@ -62,6 +69,8 @@ def test_a_trained_critic_finds_the_log_ratio_of_two_gaussians() -> None:
     x = torch.linspace(-2, 2, 50, dtype=torch.float64)
     best = torch.sigmoid(p.log_prob(x) - q.log_prob(x))
     assert (torch.sigmoid(logit(x)) - best).abs().mean() <= 0.02
+    wanted = 2 * jensen_shannon(p, q) - math.log(4)
+    assert value(logit(real), logit(fake)).item() == pytest.approx(wanted, abs=0.01)
 
 
 def test_the_same_noise_makes_another_image_of_another_label() -> None:
@@ -78,11 +87,6 @@ def test_a_label_that_is_missing_or_out_of_place_is_refused() -> None:
         GAN(GAN_CONFIG, images(48, classes=3)).decode(z)
     with pytest.raises(ValueError, match="expected no label"):
         GAN(GAN_CONFIG, images()).decode(z, torch.zeros(2, dtype=torch.int64))
-
-
-def test_vectors_are_refused() -> None:
-    with pytest.raises(ValueError, match="gan expects images"):
-        GAN(GAN_CONFIG, features())
 
 
 def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +107,60 @@ def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyP
     assert (found < 0).any()
 
 
-def test_a_few_rounds_of_the_game_lower_the_score() -> None:
+def test_the_best_critics_value_is_exact_by_quadrature() -> None:
+    x = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
+    p, q = normal(0.0, 1.0), normal(0.5, 1.5)
+    logit = p.log_prob(x) - q.log_prob(x)
+    of_p, of_q = p.log_prob(x).exp(), q.log_prob(x).exp()
+    terms = of_p * logsigmoid(logit) + of_q * logsigmoid(-logit)
+    found = torch.trapezoid(terms, x).item() + math.log(4)
+    assert found == pytest.approx(2 * jensen_shannon(p, q), abs=1e-10)
+
+
+def test_vectors_come_in_the_units_of_the_data() -> None:
+    data = features()
+    model = GAN(GAN_OF_FEATURES, data)
+    last = model.generator.get_submodule("network")[-1]  # type: ignore[index]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(2.0)
+        x = model.decode(torch.randn(5, 4))
+    assert data.mean is not None
+    assert data.std is not None
+    expected = torch.as_tensor(data.mean + 2 * data.std).float().expand(5, -1)
+    torch.testing.assert_close(x, expected)
+    torch.testing.assert_close(model.enter(x), torch.full((5, 3), 2.0), rtol=1e-5, atol=1e-5)
+
+
+def test_hidden_layers_are_of_vectors() -> None:
+    with pytest.raises(ValueError, match=r"model\.depth: is of features"):
+        GAN(GANConfig(depth=2), images())
+
+
+@pytest.mark.parametrize("data", [features(), labelled()], ids=["features", "with labels"])
+def test_bundle_of_vectors_repeats_whatever_the_batch_and_is_restored(data: Data) -> None:
+    config = {"family": "gan", "latent": 3, "width": 24, "critic_width": 4}
+    recipe = recipe_of_a(config)
+    model = shaken(GAN(GANConfig.model_validate(config), data).eval())
+    manifest, files = exported(model, recipe, data)
+    read = Bundle(Path("models/toy/1"), measured(manifest, files), whole(manifest, files))
+    assert set(read.manifest.graphs) == {"decode"}
+    assert read.manifest.graphs["decode"].rows_exact_at in (1, 8)
+    z = torch.randn(6, 3)
+    asked = (torch.arange(6) % 3,) if data.labels else ()
+    with torch.no_grad():
+        found = restore(read, data).decode(z, *asked)
+        torch.testing.assert_close(found, model.decode(z, *asked), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "data"),
+    [(GAN_CONFIG, images(48, classes=3)), (GAN_OF_FEATURES, labelled(48))],
+    ids=["images", "features"],
+)
+def test_a_few_rounds_of_the_game_lower_the_score(config: GANConfig, data: Data) -> None:
     torch.manual_seed(0)
-    data = images(48, classes=3)
-    model = GAN(GAN_CONFIG, data)
+    model = GAN(config, data)
 
     def move(turn: Turn, optimiser: torch.optim.Optimizer) -> None:
         model.zero_grad()

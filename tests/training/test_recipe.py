@@ -160,7 +160,7 @@ def test_same_seed_builds_the_same_model_and_another_another(path: Path) -> None
 
 
 def test_family_that_cannot_model_the_data_is_refused_in_a_sentence(path: Path) -> None:
-    path.write_text(TEXT.replace('"flow"', '"gan"').replace("layers = 2", ""), encoding="utf-8")
+    path.write_text(TEXT.replace('"flow"', '"vae"').replace("layers = 2", ""), encoding="utf-8")
     with pytest.raises(RecipeInvalid, match="images"):
         recipe.build(read(path), gaussian_data())
 

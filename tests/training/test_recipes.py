@@ -12,7 +12,7 @@ from training import recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "training" / "recipes").glob("*.toml"))
-LOCAL = ("sklearn:", "integrand:")
+LOCAL = ("sklearn:", "gaussians:", "integrand:")
 OFFLINE = [path for path in RECIPES if recipe.read(path).data.source.startswith(LOCAL)]
 MODELS = ROOT / "models"
 PUBLISHED = [
