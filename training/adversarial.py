@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from training.f_divergences import DIVERGENCES, FDivergence, bound
-from training.mmd import KERNELS, Kernel, unbiased_mmd, witness
+from training.mmd import KERNELS, Radial, unbiased_mmd, witness
 
 Name = Literal[
     "non-saturating",
@@ -216,7 +216,7 @@ class MeanDiscrepancy(Objective):
 
     is_shifted = False
 
-    def __init__(self, kernel: Kernel, *, outputs: int) -> None:
+    def __init__(self, kernel: Radial, *, outputs: int) -> None:
         super().__init__(outputs=outputs)
         self.kernel = kernel
 
@@ -257,7 +257,7 @@ def objective(name: Name, *, features: int) -> Objective:
     return Logistic(saturating=name == "minimax")
 
 
-def of_a_kernel(game: Objective) -> Kernel:
+def of_a_kernel(game: Objective) -> Radial:
     """Return the kernel of an objective that has one.
 
     Raises:

@@ -188,10 +188,12 @@ def _figures(
 ) -> Iterator[Figure]:
     """Yield the figures of every evaluation, and then those that were asked for besides."""
     events, draws = min(config.rows, len(rows.test)), config.draws or model.usual_draws
-    implicit = model.interface.density.kind == "none"
-    what = "samples beside test rows" if implicit else f"likelihood, {draws:,} draws"
-    with progress(console, what, events) as advance:
-        yield from evaluate(model, rows, config, advance=advance)
+    if model.interface.density.kind == "none":
+        console.print("samples beside test rows ...")
+        yield from evaluate(model, rows, config)
+    else:
+        with progress(console, f"likelihood, {draws:,} draws", events) as advance:
+            yield from evaluate(model, rows, config, advance=advance)
     if not isinstance(model, LatentModel):
         return
     torch.manual_seed(config.seed)

@@ -75,9 +75,10 @@ DIVERGENCES: Mapping[str, FDivergence] = {
     "pearson": FDivergence(
         f=lambda u: (u - 1).square(),
         conjugate=lambda t: t.square() / 4 + t,
-        domain=(-math.inf, math.inf),
-        activation=lambda v: v,
-        composed=lambda v: v.square() / 4 + v,
+        # Of u > 0 alone: below -2 f* is -1, and t^2 / 4 + t would fall as v rises.
+        domain=(-2.0, math.inf),
+        activation=lambda v: softplus(v) - 2,
+        composed=lambda v: softplus(v).square() / 4 - 1,
         best=lambda u: 2 * (u - 1),
     ),
     # The integral of (sqrt p - sqrt q)^2.

@@ -70,18 +70,30 @@ def frechet(x: Float[Tensor, "rows feature"], y: Float[Tensor, "rows feature"]) 
     if rows < 4:
         raise ValueError(f"FID needs four rows or more of each sample; got {rows}")
     x, y = x.double(), y.double()
-    value = frechet_of_moments(*_moments(x), *_moments(y))
+    value = _frechet(x, y)
     groups = min(FEW_GROUPS if x.shape[1] > MANY_FEATURES else GROUPS, rows // 2)
     part = torch.arange(rows) % groups
     others = torch.tensor(
-        [
-            frechet_of_moments(*_moments(x[part != group]), *_moments(y[part != group]))
-            for group in range(groups)
-        ],
+        [_frechet(x[part != group], y[part != group]) for group in range(groups)],
         dtype=torch.float64,
     )
     error = math.sqrt((groups - 1) / groups * (others - others.mean()).square().sum().item())
     return Distance(value, error, (groups - 1) * (others.mean().item() - value))
+
+
+def _frechet(x: Float[Tensor, "rows feature"], y: Float[Tensor, "rows feature"]) -> float:
+    """Return FID in float64.
+
+    Of more features than rows no covariance is made, which nothing might have room for: the trace
+    of (S T)^(1/2) is the sum of the singular values of X Y' / (rows - 1), centred.
+    """
+    rows, features = x.shape
+    if features <= rows:
+        return frechet_of_moments(*_moments(x), *_moments(y))
+    mean, other_mean = x.mean(0), y.mean(0)
+    x, y = x - mean, y - other_mean
+    spread = x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
+    return float((mean - other_mean).square().sum() + spread / (rows - 1))
 
 
 def frechet_of_moments(

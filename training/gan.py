@@ -25,6 +25,7 @@ from training.adversarial import Name, Outputs, has_kink, is_mmd, objective, of_
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
 from training.family import Call, Family, Pixels, Turn
+from training.kernels import mean_squared_distance
 from training.networks import Rescale
 from training.players import (
     Critic,
@@ -143,8 +144,7 @@ class GAN(Family):
             with torch.no_grad():
                 for weight in self.critic.parameters():
                     weight.clamp_(-config.bound, config.bound)
-        # Mean squared distance of two training rows: twice the sum of the features' variances.
-        self.unit = 2 * self.enter(data.train.x).var(0).sum().item()
+        self.unit = mean_squared_distance(self.enter(data.train.x).flatten(1))
 
     def _generator(self) -> Generator:
         """Return the generator for this kind of events."""

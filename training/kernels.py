@@ -1,10 +1,9 @@
 """Kernels k(x, y), by which two samples are compared: of two sets of rows the matrix of all pairs.
 
-Those of lengths are sums over several, so that they see both where the mass lies and how sharp it
-is. Their unit u is a squared length, say `mean_squared_distance` of the rows that are compared.
+That of lengths is a sum over several, so that it sees both where the mass lies and how sharp it
+is. Its unit u is a squared length, say `mean_squared_distance` of the rows that are compared.
 
     rational quadratics   sum_s 1 / (1 + |x - y|^2 / (2 s u)),    s in SCALES
-    Gaussians             sum_s exp(-|x - y|^2 / (2 s u)),        s in SCALES
     energy                -|x - y|, whose MMD^2 is the energy distance
     cubic                 (x.y / d + 1)^3, of d features: that of KID
 
@@ -39,16 +38,6 @@ def rational_quadratics(unit: float) -> Kernel:
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         ratio = squared_distances(x, y) / (2 * unit)
         return sum((1 / (1 + ratio / scale) for scale in SCALES), start=torch.zeros_like(ratio))
-
-    return kernel
-
-
-def gaussians(unit: float) -> Kernel:
-    """Return the sum of Gaussians, of which far rows know nothing."""
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        ratio = squared_distances(x, y) / (2 * unit)
-        return sum(((-ratio / scale).exp() for scale in SCALES), start=torch.zeros_like(ratio))
 
     return kernel
 

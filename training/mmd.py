@@ -3,8 +3,8 @@ r"""Kernels of a critic's features, the squared MMD without bias, and its witnes
     MMD^2(p, q) = E k(h(x), h(x')) + E k(h(y), h(y')) - 2 E k(h(x), h(y))
 
 for x, x' of the data and y, y' samples. The witness f(t) = E k(h(x), h(t)) - E k(h(y), h(t)) says
-where there is too little of the samples and where too much. (`discrepancy.py` has the kernel that
-finished models are judged by; it is none of these.)
+where there is too little of the samples and where too much. Finished models are judged by other
+kernels, of fixed lengths in units of the data: `kernels.py`.
 
 Source:
     Gretton et al. 2012, JMLR 13, eq. 4; Bińkowski et al. 2018, arXiv:1801.01401.
@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from training.kernels import squared_distances
+
 DEVIATIONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Of the Gaussian kernels: Li et al. 2017, arXiv:1705.08584."""
 EXPONENTS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -26,7 +28,7 @@ LEAST = 1e-12
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Radial:
     """A kernel that is a function of the squared distance d alone.
 
     Args:
@@ -44,11 +46,7 @@ class Kernel:
         self, a: Float[Tensor, "rows feature"], b: Float[Tensor, "columns feature"]
     ) -> Float[Tensor, "rows columns"]:
         """Return k(a_i, b_j), in float64."""
-        # float64: this form of the distance cancels, and near neighbours would lose their digits.
-        # That of differences loses none, and takes thirty times as long.
-        a, b = a.double(), b.double()
-        squared = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-        return self.profile(squared.clamp(min=0.0))
+        return self.profile(squared_distances(a, b))
 
 
 def _gaussians(d: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
@@ -66,20 +64,20 @@ def _distance(d: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]
     return -d.clamp(min=LEAST).sqrt()
 
 
-KERNELS: Mapping[str, Kernel] = {
-    "mmd-gaussian": Kernel(
+KERNELS: Mapping[str, Radial] = {
+    "mmd-gaussian": Radial(
         _gaussians, at_zero=float(len(DEVIATIONS)), curvature=sum(s**-2 for s in DEVIATIONS)
     ),
-    "mmd-rational-quadratic": Kernel(
+    "mmd-rational-quadratic": Radial(
         _rational_quadratics, at_zero=float(len(EXPONENTS)), curvature=float(len(EXPONENTS))
     ),
-    "mmd-distance": Kernel(_distance, at_zero=0.0, curvature=None),
+    "mmd-distance": Radial(_distance, at_zero=0.0, curvature=None),
 }
 """By the objective's name."""
 
 
 def unbiased_mmd(
-    kernel: Kernel, x: Float[Tensor, "rows feature"], y: Float[Tensor, "rows feature"]
+    kernel: Radial, x: Float[Tensor, "rows feature"], y: Float[Tensor, "rows feature"]
 ) -> Float[Tensor, ""]:
     """Return the U-statistic of MMD^2: the mean of h_ij over i != j, which may be negative.
 
@@ -97,7 +95,7 @@ def unbiased_mmd(
 
 
 def witness(
-    kernel: Kernel,
+    kernel: Radial,
     at: Float[Tensor, "points feature"],
     x: Float[Tensor, "rows feature"],
     y: Float[Tensor, "rows feature"],

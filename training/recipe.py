@@ -32,6 +32,7 @@ from pydantic_core import ErrorDetails
 
 from service.interface import Frozen
 from service.manifest import Name
+from training.adversarial import is_mmd
 from training.bbvi import BBVI, BBVIConfig
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
 from training.data import Data, DataConfig
@@ -125,6 +126,7 @@ def build(recipe: Recipe, data: Data) -> Family:
     """
     torch.manual_seed(recipe.train.seed)
     _check_data(recipe.model, data)
+    _check_batches(recipe)
     try:
         match recipe.model:
             case VAEConfig():
@@ -141,6 +143,17 @@ def build(recipe: Recipe, data: Data) -> Family:
                 return GAN(recipe.model, data)
     except ValueError as error:
         raise RecipeInvalid(str(error)) from error
+
+
+def _check_batches(recipe: Recipe) -> None:
+    """Pass if batches are large enough for the objective.
+
+    Raises:
+        RecipeInvalid: They are not.
+    """
+    model = recipe.model
+    if isinstance(model, GANConfig) and is_mmd(model.objective) and recipe.train.batch_size < 2:
+        raise RecipeInvalid("train.batch_size: an unbiased MMD² needs two rows or more; got 1")
 
 
 def _check_data(model: ModelConfig, data: Data) -> None:

@@ -1,7 +1,8 @@
 """What samples are like beside test rows, and what training rows are like beside the same.
 
 The second of each pair of figures is what a perfect model would get: it has the bias, the noise and
-the features of the first. Of `ROWS` rows at most, whatever the family.
+the features of the first. (Of a model that is told a context a little more: training rows have
+about that of a test row, samples the same.) Of `ROWS` rows at most, whatever the family.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 
 from service.manifest import Figure
@@ -17,7 +19,7 @@ from training.classifier import read, recognised
 from training.data import Batch, Data
 from training.family import Family
 from training.features import frechet, kernel_distance, sliced_wasserstein
-from training.kernels import SCALES, energy, mean_squared_distance, rational_quadratics
+from training.kernels import LEAST_UNIT, SCALES, energy, mean_squared_distance, rational_quadratics
 from training.manifolds import COUNTED, NEAREST, copying, support
 from training.representation import labels, share_error
 from training.sampling import sample
@@ -30,6 +32,8 @@ LEAST_ROWS = 20
 READS = 0.9
 """Share of test rows whose label the named extractor must read to be believed of this data: it has
 never seen clothes, whose classes may have the same names."""
+NEIGHBOURS = 32
+"""Training rows of the nearest contexts, of which the first that is not taken is compared with."""
 BESIDE = "the row to compare with"
 
 
@@ -58,7 +62,10 @@ def features_of(data: Data, test: Batch, trained: Callable[[], nn.Sequential]) -
         if data.event.shape == extractor.SHAPE and len(data.labels) == extractor.CLASSES:
             network, known = extractor.load()
             if recognised(network, test) >= READS * len(test):
-                return Features(_last(network), f"the {known.features} features of {known.name}")
+                return Features(
+                    _last(network),
+                    f"the {known.features} features of {known.name} ({known.sha256[:8]})",
+                )
         read_raw = _last(trained())
         # As those of the named extractor, of mean square 1.
         size = read_raw(data.train.x).square().mean().sqrt()
@@ -99,7 +106,7 @@ def comparisons(
     rows = min(len(test), len(data.train), ROWS)
     drawn = sample(model, rows=rows, seed=seed, condition=model.condition(test[:rows])).x
     held_out, train = test.x[:rows], data.train.x
-    chosen = partners(data.train, test[:rows]) if model.interface.labels else torch.arange(rows)
+    chosen = partners(data.train, test[:rows], told=model.condition(test[:rows]))
     shown = model.interface.event.kind == "image" and model.interface.observation
     what = "samples are the means E[x|z]; " if shown else ""
     yield from _beside(
@@ -126,19 +133,41 @@ def comparisons(
     )
 
 
-def partners(train: Batch, test: Batch) -> Int[Tensor, " rows"]:
-    """Return training rows with the labels of test rows, as a conditional model's samples have.
+def partners(train: Batch, test: Batch, *, told: Tensor | None) -> Int[Tensor, " rows"]:
+    """Return training rows to compare with samples, each of them once.
 
-    Each is the first of its label that is left. Where too few are left, the first rows as they
-    come.
+    Args:
+        train: Of these.
+        test: As many as these.
+        told: What the model is told of the test rows. Training rows then have the same labels, as
+            far as there are enough of each, or contexts near by.
     """
-    wanted, there = labels(test), labels(train)
-    found = torch.empty(len(test), dtype=torch.long)
-    for label in wanted.unique():
-        places, rows = (torch.nonzero(each == label)[:, 0] for each in (wanted, there))
-        if len(rows) < len(places):
-            return torch.arange(len(test))
-        found[places] = rows[: len(places)]
+    free = torch.ones(len(train), dtype=torch.bool)
+    found = torch.full((len(test),), -1)
+    if told is not None and told.is_floating_point():
+        found = _nearest(train, told)
+    elif told is not None:
+        there = labels(train)
+        for label in told.unique():
+            places, rows = (torch.nonzero(each == label)[:, 0] for each in (told, there))
+            found[places[: len(rows)]] = rows[: len(places)]
+    free[found[found >= 0]] = False
+    found[found < 0] = torch.nonzero(free)[: int((found < 0).sum()), 0]
+    return found
+
+
+def _nearest(train: Batch, context: Float[Tensor, "rows number"]) -> Int[Tensor, " rows"]:
+    """Return for each context a training row whose own is near, and -1 where those are taken."""
+    if train.context is None:
+        raise ValueError("data: a model that is told a context learns of rows that have one")
+    scale = train.context.std(0).clamp(min=LEAST_UNIT)
+    tree = KDTree((train.context / scale).numpy())
+    nearest = tree.query((context.cpu() / scale).numpy(), k=min(NEIGHBOURS, len(train)))[1]
+    found, taken = torch.full((len(context),), -1), set[int]()
+    for place, candidates in enumerate(nearest.reshape(len(context), -1).tolist()):
+        if free := [row for row in candidates if row not in taken]:
+            found[place] = free[0]
+            taken.add(free[0])
     return found
 
 

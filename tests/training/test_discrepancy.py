@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from training.discrepancy import estimate, squared_mmd, terms
-from training.kernels import SCALES, Kernel, energy, gaussians
+from training.kernels import SCALES, Kernel, energy, squared_distances
 
 REPLICATES = 400
 
@@ -50,6 +50,16 @@ def replicated(kernel: Kernel, shift: float, rows: int = 60) -> np.ndarray:
             for i in range(REPLICATES)
         ]
     )
+
+
+def gaussians(unit: float) -> Kernel:
+    """A kernel whose MMD^2 has a closed form."""
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        distances = squared_distances(x, y) / (2 * unit)
+        return torch.stack([(-distances / scale).exp() for scale in SCALES]).sum(0)
+
+    return kernel
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])

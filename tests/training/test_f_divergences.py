@@ -98,6 +98,12 @@ def test_bound_is_exceeded_by_no_critic(name: str) -> None:
 
 
 @each_divergence
+def test_samples_that_look_more_like_data_cost_the_generator_less(name: str) -> None:
+    v = torch.linspace(-8, 8, 2001, dtype=torch.float64)
+    assert (DIVERGENCES[name].composed(v).diff() >= 0).all()
+
+
+@each_divergence
 def test_activation_rises_and_fills_the_domain(name: str) -> None:
     divergence = DIVERGENCES[name]
     low, high = divergence.domain

@@ -92,6 +92,19 @@ def test_fid_of_gaussians_is_their_squared_wasserstein_distance() -> None:
     assert frechet_of_moments(*map(torch.from_numpy, (mean, first, mean, first))) < 1e-9
 
 
+@pytest.mark.parametrize("features", [29, 30, 31, 32, 60])
+def test_fid_of_more_features_than_rows_is_the_same_formula(features: int) -> None:
+    # With covariances, whatever there is more of.
+    x, y = normal(30, 1, features), normal(30, 2, features) * 2 + 1
+    moments = [each for z in (x, y) for each in (z.mean(0), z.T.cov())]
+    assert frechet(x, y).value == pytest.approx(frechet_of_moments(*moments), rel=1e-6)
+
+
+def test_fid_of_very_many_features_needs_no_covariance() -> None:
+    x, y = normal(20, 1, 50_000), normal(20, 2, 50_000)
+    assert frechet(x, y).value > 0
+
+
 def test_fid_of_samples_is_that_of_their_gaussians_but_for_its_bias() -> None:
     spread, shift = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.0, 1.0, -1.0])
     wanted = float((shift.square() + (1 - spread).square()).sum())

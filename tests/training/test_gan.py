@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,17 @@ def test_a_label_that_is_missing_or_out_of_place_is_refused() -> None:
         GAN(GAN_CONFIG, images(48, classes=3)).decode(z)
     with pytest.raises(ValueError, match="expected no label"):
         GAN(GAN_CONFIG, images()).decode(z, torch.zeros(2, dtype=torch.int64))
+
+
+def test_depth_of_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.depth: is of features"):
+        GAN(GANConfig(depth=2), images(48))
+
+
+def test_score_of_images_that_are_all_alike_is_finite() -> None:
+    data = images(48)
+    still = replace(data, train=Batch(torch.full_like(data.train.x, 0.5), data.train.label))
+    assert torch.isfinite(GAN(GAN_CONFIG, still).eval().score(still.train))
 
 
 def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,13 @@ def test_family_that_cannot_model_the_data_is_refused_in_a_sentence(path: Path) 
         recipe.build(read(path), gaussian_data())
 
 
+def test_batch_of_one_row_has_no_mmd(path: Path) -> None:
+    path.write_text(TEXT.replace('"flow"', '"gan"').replace("layers = 2", ""), encoding="utf-8")
+    options = ["train.batch_size=1", "model.objective=mmd-gaussian"]
+    with pytest.raises(RecipeInvalid, match=r"train\.batch_size: an unbiased MMD² needs two rows"):
+        recipe.build(read(path, overrides=options), gaussian_data())
+
+
 def test_description_covers_every_key() -> None:
     text = recipe.describe()
     for name in Recipe.model_fields:

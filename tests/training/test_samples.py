@@ -186,7 +186,7 @@ def digits() -> Batch:
 def test_digits_are_compared_by_the_named_extractor_which_reads_them() -> None:
     data = replace(images((1, 28, 28), 10), test=digits())
     found = features_of(data, data.test, refuse)
-    assert found.name == "the 84 features of mnist-lenet"
+    assert found.name.startswith("the 84 features of mnist-lenet (")
     assert found.read(data.test.x).shape == (len(data.test), 84)
     network, _ = extractor.load()
     assert recognised(network, data.test) >= len(data.test) - 1
@@ -230,7 +230,14 @@ def test_every_family_is_judged_by_the_same_figures(
 def test_partners_are_training_rows_with_the_labels_of_test_rows() -> None:
     train = Batch(torch.zeros(7, 1), torch.tensor([2, 0, 1, 0, 1, 2, 0]))
     test = Batch(torch.zeros(4, 1), torch.tensor([0, 1, 0, 2]))
-    assert partners(train, test).tolist() == [1, 2, 3, 0]
-    # There are no four of label 1.
+    assert partners(train, test, told=test.label).tolist() == [1, 2, 3, 0]
+    # There are no four of label 1: two, and then others.
     ones = Batch(torch.zeros(4, 1), torch.ones(4, dtype=torch.long))
-    assert partners(train, ones).tolist() == [0, 1, 2, 3]
+    assert partners(train, ones, told=ones.label).tolist() == [2, 4, 0, 1]
+
+
+def test_partners_have_contexts_near_by_and_are_taken_once() -> None:
+    contexts = torch.tensor([[0.0], [5.0], [1.0], [9.0], [1.1]])
+    train = Batch(torch.zeros(5, 1), context=contexts)
+    told = torch.tensor([[1.0], [1.0], [8.0]])
+    assert partners(train, Batch(torch.zeros(3, 1)), told=told).tolist() == [2, 4, 3]

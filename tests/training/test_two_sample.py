@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.kernels import energy, gaussians, mean_squared_distance, rational_quadratics
+from training.kernels import energy, mean_squared_distance, rational_quadratics
 from training.two_sample import DRAWS, Verdict, classifier_test, mmd_test
 
 Test = Callable[[Tensor, Tensor, int], Verdict]
@@ -23,10 +23,6 @@ def by_rational_quadratics(x: Tensor, y: Tensor, seed: int) -> Verdict:
     return mmd_test(x, y, rational_quadratics(unit), seed=seed)
 
 
-def by_gaussians(x: Tensor, y: Tensor, seed: int) -> Verdict:
-    return mmd_test(x, y, gaussians(mean_squared_distance(torch.cat((x, y)))), seed=seed)
-
-
 def by_energy(x: Tensor, y: Tensor, seed: int) -> Verdict:
     return mmd_test(x, y, energy, seed=seed)
 
@@ -37,7 +33,6 @@ def by_classifier(x: Tensor, y: Tensor, seed: int) -> Verdict:
 
 BY_KERNEL = {
     "rational quadratics": by_rational_quadratics,
-    "gaussians": by_gaussians,
     "energy": by_energy,
 }
 TESTS: dict[str, Test] = {**BY_KERNEL, "classifier": by_classifier}
