@@ -5,6 +5,8 @@ their names (`module.model.decoder.0.weight`), but not all (found by trial):
 
 - of a linear layer over more than two axes the weight is transposed, that of a masked one is
   multiplied with its mask, and both lose their names. Such weights come in the order of their use;
+- scale and shift of a group normalisation become nameless factors and terms behind it, which come
+  in the order of their use;
 - what follows from a parameter alone is folded into a constant: the scale of p(x|z), which its
   module knows as a property, from its logarithm. There the equation is solved for the parameter;
 - a part that was folded on purpose is there as the constants it was folded to (`folded.py`).
@@ -69,6 +71,7 @@ def restore(bundle: Bundle, data: Data) -> Family:
     missing = {name: each for name, each in exported.named_parameters() if name not in found}
     found |= _by_order(files, missing)
     with torch.no_grad():
+        found |= _of_groups(exported, bundle)
         for name, array in found.items():
             tensors[name].copy_(torch.from_numpy(array.copy()))
         model.load_state_dict(exported.state_dict(), strict=False)
@@ -208,6 +211,50 @@ def _factors(file: onnx.ModelProto) -> Iterator[Array]:
             yield array if turned else array.T
 
 
+def _of_groups(model: Family, bundle: Bundle) -> dict[str, Array]:
+    """Return scales and shifts of group normalisations, in the order in which a graph uses them."""
+    norms = {name: each for name, each in model.named_modules()
+             if isinstance(each, nn.GroupNorm) and each.affine}  # fmt: skip
+    used: list[str] = []
+    hooks = [
+        each.register_forward_hook(lambda *_, name=name: used.append(name))
+        for name, each in norms.items()
+    ]
+    found: dict[str, Array] = {}
+    for role in bundle.manifest.graphs if norms else ():
+        used.clear()
+        model.graphs()[role](*_golden_inputs(bundle, role))
+        affine = list(_affine(onnx.load_from_string(bundle.graph(role))))
+        if [len(scale) for scale, _ in affine] == [norms[name].num_channels for name in used]:
+            for name, (scale, shift) in zip(used, affine, strict=True):
+                found |= {f"{name}.weight": scale.ravel(), f"{name}.bias": shift.ravel()}
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _affine(file: onnx.ModelProto) -> Iterator[tuple[Array, Array]]:
+    """Yield what each normalisation is multiplied by and what is then added, as they are used."""
+    constants = {each.name: numpy_helper.to_array(each) for each in file.graph.initializer}
+    users = {name: node for node in file.graph.node for name in node.input}
+    for node in file.graph.node:
+        if node.op_type == "InstanceNormalization":
+            # The groups are put back into channels, scaled, and shifted.
+            factor = users[users[node.output[0]].output[0]]
+            term = users[factor.output[0]]
+            if factor.op_type == "Mul" and term.op_type == "Add":
+                scale, shift = (
+                    next(constants[name] for name in each.input if name in constants)
+                    for each in (factor, term)
+                )
+                yield scale, shift
+
+
+def _golden_inputs(bundle: Bundle, role: Role) -> list[Tensor]:
+    inputs = bundle.manifest.graphs[role].inputs
+    return [torch.from_numpy(bundle.golden[f"{role}.{spec.name}"]) for spec in inputs]
+
+
 def _is_named(initializer: onnx.TensorProto) -> bool:
     return initializer.name.startswith("module.")
 
@@ -224,8 +271,7 @@ def _gaps(model: Family, bundle: Bundle) -> Iterator[Tensor]:
     """Yield how far each output of a float64 model is from its golden vector, relatively."""
     graphs = model.graphs()
     for role in bundle.manifest.graphs:
-        inputs = bundle.manifest.graphs[role].inputs
-        vectors = (torch.from_numpy(bundle.golden[f"{role}.{spec.name}"]) for spec in inputs)
+        vectors = _golden_inputs(bundle, role)
         feeds = (each.double() if each.is_floating_point() else each for each in vectors)
         answers = graphs[role](*feeds)
         for spec, answer in zip(outputs_of(graphs, model.interface, role), answers, strict=True):
