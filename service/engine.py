@@ -27,8 +27,8 @@ from service.tensors import Array
 LEAST_S = 1e-6
 """What a run takes at least, whatever a coarse clock says: costs are divided by."""
 ONCE_S = 5e-3
-"""A run that takes longer is timed once while warming up; a shorter one is timed again, because
-the first use of a shape is slower."""
+"""A run that takes longer is timed once while warming up, unless it is the first; a shorter one is
+timed again, because the first use of a shape is slower."""
 AROUND_S = 3e-4
 """What preparing a run and handing out its answers takes besides (measured for images of 28 x 28,
 whose noise is drawn: 0.25 to 0.5 ms)."""
@@ -246,8 +246,6 @@ class Engine:
             for index, session in enumerate(dict.fromkeys(self.sessions[roles[0]])):
                 with nullcontext() if self._is_cpu else self._batcher.hold(index):
                     took = _time(session, outputs, bucket, width, company, limit)
-                    if company.is_unsure(width):
-                        _time(session, outputs, bucket, width, company, limit)
             if seconds and took > self._max_s:
                 break
             no_gain = bool(seconds) and _gain(seconds[last], last, took, bucket) < GAIN
@@ -336,6 +334,6 @@ def _time(
         took = clock() - began
         company.saw(rows, answers, width)
         # On a GPU the first run also makes the buffers, and may take any time.
-        if took > ONCE_S and session.place == "cpu":
+        if took > ONCE_S and session.place == "cpu" and not company.is_unsure(width):
             break
     return took
