@@ -105,6 +105,7 @@ def accuracy(
     """Return the share of events and samples that are on their side of `undecided`.
 
     Example:
+        >>> import torch
         >>> accuracy(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0]), undecided=0.0).item()
         0.75
     """
