@@ -47,13 +47,13 @@ const ABILITIES = {
 
 /**
  * Return the model to open with, where the service names none: the one whose samples are largest;
- * of equals one that can be asked for a label, then the first.
+ * of equals one that can be asked for a label, then one that solves no ode, which takes its time.
  * @param {Model[]} models
  * @returns {Model | undefined}
  */
 export function firstToShow(models) {
   const size = (/** @type {Model} */ model) =>
-    model.event.shape.reduce((a, b) => a * b, 1) + (model.labels ? 0.5 : 0);
+    model.event.shape.reduce((a, b) => a * b, 1) + (model.labels ? 0.5 : 0) - (model.ode ? 0.25 : 0);
   const ready = models.filter((model) => model.state === "ready");
   return ready.find((model) => ready.every((other) => size(other) <= size(model)));
 }
