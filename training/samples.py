@@ -17,8 +17,9 @@ from service.manifest import Figure
 from training import extractor
 from training.classifier import read, recognised
 from training.data import Batch, Data
+from training.discrepancy import Discrepancy
 from training.family import Family
-from training.features import frechet, kernel_distance, sliced_wasserstein
+from training.features import Distance, frechet, kernel_distance, sliced_wasserstein
 from training.kernels import LEAST_UNIT, SCALES, energy, mean_squared_distance, rational_quadratics
 from training.manifolds import COUNTED, NEAREST, copying, support
 from training.representation import labels, share_error
@@ -196,44 +197,28 @@ def by_numbers(data: Data, x: Tensor, test: Tensor, *, seed: int) -> Iterator[Fi
         f"unbiased, closed-form error; rational-quadratic kernels on {where} at squared lengths "
         f"{lengths}"
     )
-    yield _value("MMD²", found, note)
+    yield _value("MMD²", found, found.rows, note)
     if len(x) < LEAST_ROWS:
         return
     yield _chance("MMD² p-value", found)
     distance = mmd_test(test, x, energy, seed=seed)
-    yield _value("energy distance", distance, f"unbiased; on {where}")
+    yield _value("energy distance", distance, distance.rows, f"unbiased; on {where}")
     yield _chance("energy p-value", distance)
     sliced = sliced_wasserstein(test, x, seed=seed)
-    yield Figure(
-        name="sliced Wasserstein",
-        value=sliced.value,
-        standard_error=sliced.standard_error,
-        n=len(x),
-        note=f"W_1, error over directions only; on {where}",
-    )
+    note = f"W_1, error over directions only; on {where}"
+    yield _value("sliced Wasserstein", sliced, len(x), note)
 
 
 def by_features(x: Tensor, test: Tensor, *, name: str, seed: int) -> Iterator[Figure]:
     """Yield C2ST, KID, FID, precision, recall, density and coverage."""
     told = classifier_test(test, x, seed=seed)
-    yield _value("C2ST accuracy", told, f"held-out rows told apart; by {name}", unit="fraction")
+    note = f"held-out rows told apart; by {name}"
+    yield _value("C2ST accuracy", told, told.rows, note, unit="fraction")
     yield _chance("C2ST p-value", told)
-    kernel = kernel_distance(test, x)
-    yield Figure(
-        name="KID",
-        value=kernel.value,
-        standard_error=kernel.standard_error,
-        n=len(x),
-        note=f"unbiased; of {name}",
-    )
+    yield _value("KID", kernel_distance(test, x), len(x), f"unbiased; of {name}")
     distance = frechet(test, x)
-    yield Figure(
-        name="FID",
-        value=distance.value,
-        standard_error=distance.standard_error,
-        n=len(x),
-        note=f"of it bias: {distance.bias:.2g}; of {name}, so no figure of Inception's",
-    )
+    note = f"of it bias: {distance.bias:.2g}; of {name}, so no figure of Inception's"
+    yield _value("FID", distance, len(x), note)
     found = support(x, test)
     for what, value, error, note in (
         ("precision", found.precision, None, f"k = {NEAREST}, error as if balls were given"),
@@ -267,12 +252,14 @@ def by_neighbours(x: Tensor, test: Tensor, train: Tensor, *, name: str) -> Itera
     )
 
 
-def _value(name: str, found: Verdict, note: str, unit: str = "") -> Figure:
+def _value(
+    name: str, found: Verdict | Discrepancy | Distance, n: int, note: str, unit: str = ""
+) -> Figure:
     return Figure(
         name=name,
         value=found.value,
         standard_error=found.standard_error,
-        n=found.rows,
+        n=n,
         unit=unit,
         note=note,
     )
