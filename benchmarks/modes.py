@@ -30,7 +30,7 @@ from benchmarks.reports import Results
 from benchmarks.table import table
 from training.adversarial import Name
 from training.data import Data, DataConfig, load
-from training.gan import GAN, GANConfig
+from training.gan import GAN, PENALTIES, GANConfig
 from training.loop import TrainConfig, fit
 from training.mixtures import MIXTURES, Mixture
 
@@ -186,7 +186,7 @@ def markdown(results: Results) -> str:
     rows = [
         [
             game,
-            _regulariser(GANConfig(**results["games"][game])),
+            regulariser(GANConfig(**results["games"][game])),
             *(cell for mixture in of for cell in _cells(found[mixture])),
             f"{sum(found[mixture]['seconds'] for mixture in of):.0f}",
         ]
@@ -197,9 +197,11 @@ def markdown(results: Results) -> str:
     return "\n".join([*lines, *table([*head, "seconds"], rows)]) + "\n"
 
 
-def _regulariser(config: GANConfig) -> str:
-    factor = {"clip": config.bound, "none": None}.get(config.regulariser, config.penalty)
-    return config.regulariser + ("" if factor is None else f" {factor:g}")
+def regulariser(config: GANConfig) -> str:
+    """Return what keeps a GAN's critic from being too steep, and how much of it."""
+    if config.regulariser in PENALTIES:
+        return f"{config.regulariser} {config.penalty:g}"
+    return f"clip {config.bound:g}" if config.regulariser == "clip" else config.regulariser
 
 
 def _cells(found: Results) -> list[str]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from service.engine import Engine
 from service.interface import Solver
 from service.ode import Method
 from service.sampling import Drawing
-from service.session import Device
+from service.session import Device, choose_device
 from training import data
 from training.classifier import recognised, train_classifier
 from training.data import Batch, Data
@@ -62,12 +63,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("model", type=Path, help="folder of a conditional continuous flow")
     parser.add_argument("--beside", type=Path, help="folder of a model to compare with")
     parser.add_argument("--data", help="source of the rows, if not the recipe's")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="cpu", help="(default: cpu)"
+    )
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of each (default: 1,000)")
     parser.add_argument("--name", help="of the folder in benchmarks/results (default: the date)")
     chosen = parser.parse_args(arguments)
     folder = reports.RESULTS / (chosen.name or time.strftime("steps-%Y-%m-%d", time.gmtime()))
     folder.mkdir(parents=True, exist_ok=True)
-    results, images = measure(chosen.model, chosen.beside, chosen.data, samples=chosen.samples)
+    results, images = measure(
+        chosen.model,
+        chosen.beside,
+        chosen.data,
+        samples=chosen.samples,
+        device=choose_device(chosen.device),
+    )
     reports.keep(results, folder)
     steps_plot.draw(results, images, folder / "plot.png")
     reports.say(markdown(results), folder)
@@ -75,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(
-    model: Path, beside: Path | None, source: str | None, *, samples: int
+    model: Path, beside: Path | None, source: str | None, *, samples: int, device: Device
 ) -> tuple[Results, dict[str, np.ndarray]]:
     """Return the figures, and some images of each way to be drawn."""
     described = machine.host()
@@ -85,10 +95,11 @@ def measure(
     judge = _Judge(rows, samples=samples)
     label = [row % judge.classes for row in range(samples)]
     drawing = Drawing(n=samples, seed=SEED, condition=Condition(label))
-    fine = _draw(flow, drawing, FINE)[0]
+    draw = partial(_draw, device=device)
+    fine = draw(flow, drawing, FINE)[0]
     found, images = [], {"fine": fine[: 2 * judge.classes]}
     for solver, steps in ((solver, each) for solver, all_ in STEPS.items() for each in all_):
-        x, seconds = _draw(flow, drawing, (solver, steps))
+        x, seconds = draw(flow, drawing, (solver, steps))
         squares = np.square(x - fine, dtype=np.float64).reshape(samples, -1).mean(axis=1)
         found.append(
             {
@@ -105,6 +116,7 @@ def measure(
     usual = ode.usual(flow.manifest)
     results: Results = {
         "machine": described,
+        "device": device.kind,
         "model": flow.manifest.name,
         "version": flow.manifest.version,
         "usual": [usual.solver, usual.steps] if usual else None,
@@ -115,7 +127,7 @@ def measure(
     }
     if beside:
         other = _newest(beside)
-        x, seconds = _draw(other, drawing, None)
+        x, seconds = draw(other, drawing, None)
         judged = judge.of(torch.from_numpy(x), torch.tensor(label))
         results["beside"] = {"model": other.manifest.name, "seconds": seconds, **judged}
         images["beside"] = x[: 2 * judge.classes]
@@ -157,13 +169,13 @@ class _Judge:
 
 
 def _draw(
-    read: Bundle, drawing: Drawing, how: tuple[Solver, int] | None
+    read: Bundle, drawing: Drawing, how: tuple[Solver, int] | None, *, device: Device
 ) -> tuple[np.ndarray, float]:
     """Return samples by the engine that serves, and the seconds that they took."""
     if how:
         drawing = replace(drawing, solver=how[0], steps=how[1])
     with closing(Batcher(devices=1)) as batcher:
-        engine = Engine(read, Device("cpu"), batcher=batcher)
+        engine = Engine(read, device, batcher=batcher)
         began = time.monotonic()
         x = asyncio.run(sampling.sample(engine, drawing))["x"]
     return x, time.monotonic() - began
@@ -200,7 +212,8 @@ def markdown(results: Results) -> str:
     lines = [
         f"# Steps of {results['model']} version {results['version']}",
         "",
-        f"{about['cpu']}; {about['cores']} cores; {about['date']}; commit {about['commit']}; load "
+        f"{about['cpu']}; {about['cores']} cores; samples made on {results['device']}; "
+        f"{about['date']}; commit {about['commit']}; load "
         f"average before it {about['load_before']}. {results['samples']} samples of one seed and "
         f"labels in equal numbers. MMD² is to as many validation rows. Off by: each number of an "
         f"image, black 0 and white 1, beside {results['fine'][0]} in {results['fine'][1]} steps of "

@@ -7,6 +7,7 @@ from PIL import Image
 
 from benchmarks import steps, steps_plot
 from service.bundle import Bundle
+from service.session import Device
 from tests.training.bundled import bundled, recipe_of_a
 from tests.training.cases import shaken
 from training.continuous import ContinuousFlow, ContinuousFlowConfig
@@ -32,7 +33,9 @@ def test_more_steps_are_nearer_to_the_fine_solution(
     monkeypatch.setattr(steps, "STEPS", {"euler": (1, 8), "midpoint": (2,)})
     monkeypatch.setattr(steps, "FINE", ("rk4", 8))
     monkeypatch.setattr(steps, "CLASSIFIER_STEPS", 2)
-    results, images = steps.measure(Path("flow"), Path("flow"), None, samples=SAMPLES)
+    results, images = steps.measure(
+        Path("flow"), Path("flow"), None, samples=SAMPLES, device=Device("cpu")
+    )
     coarse, fine, usual = results["by_steps"]
     assert [each["evaluations"] for each in (coarse, fine, usual)] == [1, 8, 4]
     assert 0 < fine["error"][0] < coarse["error"][0]
