@@ -41,7 +41,7 @@ from training.restore import recipe_of, restore
 DRAWS = 5000
 """Of z for each event, if no other number is asked for: that of Burda et al. 2016, section 5."""
 LEAST = {
-    "draws": 1, "rows": 3, "ais_rows": 3, "ais_temperatures": 1, "ais_chains": 2, "bdmc_rows": 3,
+    "draws": 0, "rows": 3, "ais_rows": 3, "ais_temperatures": 1, "ais_chains": 2, "bdmc_rows": 3,
     "plot_rows": 1,
 }  # fmt: skip
 """What an option must be at least, where it is given."""
@@ -90,8 +90,8 @@ def run(options: argparse.Namespace) -> None:
     # What the test split says, in figures and in a picture.
     judged = described.evaluate
     usual = DRAWS if isinstance(model, LatentModel) else judged.draws or model.usual_draws
-    draws = options.draws or usual
-    config = judged.model_copy(update={"draws": draws, "rows": options.rows or judged.rows})
+    draws = usual if options.draws is None else options.draws
+    config = judged.model_copy(update={"draws": draws or None, "rows": options.rows or judged.rows})
     figures = [*_figures(model, rows, config, options, console)]
     if rows.sha256 != read.manifest.provenance.data_sha256:
         figures = [_said_of(figure, rows.description) for figure in figures]
@@ -138,6 +138,11 @@ def _require_use(options: argparse.Namespace) -> None:
         raise AssessmentRefused(
             "--ais-temperatures and --ais-chains: nothing is annealed; give --ais-rows, "
             "--bdmc-rows or --plot too"
+        )
+    if options.draws == 0 and _asks_for_latents(options):
+        raise AssessmentRefused(
+            "--draws 0: no likelihood is estimated; leave out --prior, --ais-rows, --bdmc-rows "
+            "and --plot"
         )
     if options.plot_rows and not options.plot:
         raise AssessmentRefused("--plot-rows: nothing is drawn; give --plot too")
@@ -188,9 +193,9 @@ def _figures(
 ) -> Iterator[Figure]:
     """Yield the figures of every evaluation, and then those that were asked for besides."""
     events, draws = min(config.rows, len(rows.test)), config.draws or model.usual_draws
-    if model.interface.density.kind == "none":
+    if model.interface.density.kind == "none" or options.draws == 0:
         console.print("samples beside test rows ...")
-        yield from evaluate(model, rows, config)
+        yield from evaluate(model, rows, config, likelihood=False)
     else:
         with progress(console, f"likelihood, {draws:,} draws", events) as advance:
             yield from evaluate(model, rows, config, advance=advance)
@@ -354,7 +359,8 @@ def parser() -> argparse.ArgumentParser:
         "--draws",
         type=int,
         metavar="K",
-        help="draws of z for each event (default: 5000; of a flow's noise: the recipe's)",
+        help="draws of z for each event (default: 5000; of a flow's noise: the recipe's); 0 leaves "
+        "the figures of its likelihood as they are",
     )
     made.add_argument(
         "--rows", type=int, metavar="N", help="test rows, the first (default: the recipe's)"

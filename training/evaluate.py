@@ -66,6 +66,7 @@ def evaluate(
     data: Data,
     config: EvaluateConfig,
     *,
+    likelihood: bool = True,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[Figure, ...]:
     """Return what the test split says of a model; the same each time on one machine.
@@ -74,7 +75,8 @@ def evaluate(
         model: On any device.
         data: Its training split serves the comparisons only.
         config: The recipe's section `evaluate`.
-        advance: Told of rows whose likelihood is known, which takes the longest.
+        likelihood: Whether to judge that, which takes the longest.
+        advance: Told of rows whose likelihood is known.
     """
     model.eval()
     test = data.test[: config.rows]
@@ -87,8 +89,9 @@ def evaluate(
         # It takes a while, and not every model wants it.
         trained = cache(lambda: train_classifier(data, classes, steps=config.classifier_steps))
         features = partial(features_of, data, test, trained)
+        draws = config.draws or model.usual_draws
         figures = [
-            *_likelihood(model, test, config.draws or model.usual_draws, advance),
+            *(_likelihood(model, test, draws, advance) if likelihood else ()),
             *comparisons(model, data, test, features, config.seed),
             *representation(model, data, test),
             *_inexactness(model, test, config.seed),

@@ -15,6 +15,9 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 aten = torch.ops.aten
 
+Lengths = Sequence[int | torch.SymInt]
+"""Of axes, of which some are free."""
+
 
 def unrolled(module: nn.Module, examples: Sequence[Tensor]) -> fx.GraphModule:
     """Return what a module computes, the gradients that it asks for included, as one graph.
@@ -44,7 +47,42 @@ def _table() -> dict[Any, Callable[..., Any]]:
     table = dict(core_aten_decompositions())
     table |= get_decompositions([aten.silu_backward, aten.softplus_backward])
     table[aten.convolution_backward.default] = _convolution_backward
+    # The usual ones scatter, and ONNX Runtime's CUDA has no scattered sum of float64 (1.31.1:
+    # "element_type 11 not implemented for ScatterND"). In these no order of sums is left to chance.
+    table[aten.index_add.default] = _index_add
+    table[aten.scatter_add.default] = _scatter_add
+    table[aten.slice_backward.default] = _slice_backward
     return table
+
+
+def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+    """Return x with slices of the source added to those that the index names."""
+    places = torch.arange(x.shape[dim], device=index.device)
+    one_hot = (index.unsqueeze(1) == places).to(source.dtype)
+    return x + alpha * (source.movedim(dim, -1) @ one_hot).movedim(-1, dim)
+
+
+def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """Return x with each number of the source added at the place that the index names."""
+    dim = dim % x.dim()
+    places = torch.arange(x.shape[dim], device=index.device)
+    hit = index.unsqueeze(dim) == places.view(-1, *[1] * (x.dim() - dim))
+    return x + torch.where(hit, source.unsqueeze(dim), 0).sum(dim + 1)
+
+
+def _slice_backward(
+    gradient: Tensor, sizes: Lengths, dim: int, start: int, end: int, step: int
+) -> Tensor:
+    """Return the gradient of a slice, with zeros where nothing was taken."""
+    if step != 1:
+        raise ValueError(f"a graph with the gradient of every {step}th number: take all of them")
+    shape = list(gradient.shape)
+    length, first = sizes[dim], start % sizes[dim] if start else 0
+    before, after = (
+        gradient.new_zeros([*shape[:dim], count, *shape[dim + 1 :]])
+        for count in (first, length - first - shape[dim])
+    )
+    return torch.cat([before, gradient, after], dim)
 
 
 def _convolution_backward(

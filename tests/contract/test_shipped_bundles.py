@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from service import bundle, ode, operations, sampling
@@ -110,6 +111,25 @@ def test_images_are_within_1e_4_and_log_densities_within_1e_4_per_dimension(
     if "log_density" in manifest.graphs:
         error = engine.proofs["log_density"].errors["log_density"]
         assert error <= 1e-4 * manifest.event.size
+
+
+def test_no_graph_has_a_scattered_sum_of_float64_which_cuda_lacks(
+    shipped: tuple[Bundle, Engine],
+) -> None:
+    read, _ = shipped
+    for role in read.manifest.graphs:
+        model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(read.graph(role)))
+        graph = model.graph
+        doubles = {
+            each.name
+            for each in (*graph.value_info, *graph.output)
+            if each.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+        }
+        for node in graph.node:
+            sums = node.op_type.startswith("Scatter") and any(
+                each.name == "reduction" and each.s != b"none" for each in node.attribute
+            )
+            assert not (sums and doubles.intersection(node.output)), (role, node.name)
 
 
 def test_a_row_does_not_depend_on_its_company(shipped: tuple[Bundle, Engine]) -> None:

@@ -186,10 +186,20 @@ def test_rows_and_draws_are_those_asked_for(models: Path) -> None:
     assert "9 importance-weighted" in figure.note
 
 
+def test_no_draws_leave_the_figures_of_the_likelihood_as_they_are(models: Path) -> None:
+    before = figures(models)
+    assert run(models / "toy", "--rows", "9", "--draws", "0") == 0
+    after = figures(models)
+    for name in ("negative ELBO", "negative log-likelihood"):
+        assert after[name] == before[name]
+    assert after["MMD² of samples to test data"].n == 9
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--draws", "0"), "--draws: expected 1 or more; got 0"),
+        (("--draws", "-1"), "--draws: expected 0 or more; got -1"),
+        (("--draws", "0", "--prior"), "--draws 0: no likelihood is estimated; leave out --prior"),
         (("--rows", "2"), "--rows: expected 3 or more; got 2"),
         (("--ais-rows", "1"), "--ais-rows: expected 3 or more"),
         (("--data", "sklearn:digits"), "toy knows vectors, and this data has images"),
