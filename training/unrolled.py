@@ -77,7 +77,8 @@ def _slice_backward(
     if step != 1:
         raise ValueError(f"a graph with the gradient of every {step}th number: take all of them")
     shape = list(gradient.shape)
-    length, first = sizes[dim], start % sizes[dim] if start else 0
+    length = sizes[dim]
+    first = start if start >= 0 else length + start
     before, after = (
         gradient.new_zeros([*shape[:dim], count, *shape[dim + 1 :]])
         for count in (first, length - first - shape[dim])
