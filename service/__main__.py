@@ -2,43 +2,28 @@
 
 import argparse
 import contextlib
-import logging
+import gc
 import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from types import ModuleType
 
-import uvicorn
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from service import bundle, logs
-from service.app import create_app
+from service import backend, bundle, logs
 from service.batching import Batcher
 from service.engine import Engine
 from service.errors import DeviceUnavailable, ServiceError
 from service.session import Device, Limit
 from service.settings import PREFIX, Settings, misspelt
 
-log = logging.getLogger(__name__)
-
 SWITCH_S = 1e-3
 """How long a thread keeps the interpreter when another one wants it. Python's own 5 ms is long
 beside the milliseconds in which a small request is answered."""
-CLOSING_S = 5
-"""What a stream has, after the time to drain, to send what it was at."""
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server, which also tells the app that a signal came."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain: readiness goes first, then no more connections, then what runs ends."""
-        self.config.app.state.context.drain.begin()  # type: ignore[union-attr]  # ours, see serve
-        super().handle_exit(sig, frame)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +51,7 @@ def serve() -> int:
     try:
         settings = Settings()
         logs.set_up(settings.log_level, settings.log_format)
-        app = create_app(settings)
+        serving = backend.make(settings)
     except ValidationError as error:
         return _cannot_begin(*map(_sentence, error.errors()))
     except DeviceUnavailable as error:
@@ -82,23 +67,24 @@ def serve() -> int:
     # failure, and process 1 of a container ignores a signal that has no handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_S)
-    server = Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,  # for its log: it listens already
-            port=settings.port,
-            log_config=None,
-            access_log=False,  # service/api/observing.py writes one
-            timeout_graceful_shutdown=int(settings.drain_s + CLOSING_S),
-            server_header=False,
-        )
-    )
-    host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
-    log.info("listening on http://%s:%d, where the gallery is; /docs has the API",
-             host, settings.port)  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
+    with contextlib.closing(serving), contextlib.suppress(KeyboardInterrupt):
+        serving.repository.start()
+        _server().run(settings, serving, listening)
     return 0
+
+
+def _server() -> ModuleType:
+    """Return the module of the server, which is imported late.
+
+    It brings the half of the service that knows HTTP, which keeps a core busy for a third of a
+    second (measured). Models are loaded meanwhile.
+    """
+    gc.disable()  # what is imported is no garbage: looking for some takes a twentieth (measured)
+    from service import server
+
+    gc.freeze()  # nor will it be any: each full collection would look for 50 ms (measured)
+    gc.enable()
+    return server
 
 
 def _cannot_begin(*sentences: str) -> int:

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -23,12 +22,9 @@ from service.api import (
 from service.api.context import Context
 from service.api.oip import routes as inference_protocol
 from service.api.patience import Drain
-from service.batching import Batcher
+from service.backend import Backend, make
 from service.logs import AccessLog
-from service.metrics import Metrics, ModelState
-from service.repository import Repository
-from service.runtime import onnxruntime
-from service.session import choose_device, cores
+from service.metrics import Metrics
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -40,39 +36,17 @@ _ABOUT = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Return the service, which begins to load its models when it is started.
+def create_app(settings: Settings, backend: Backend | None = None) -> FastAPI:
+    """Return the service. When it is started it loads its models, if they are not being loaded.
+
+    Args:
+        settings: What an operator has chosen.
+        backend: What it answers from; made of the settings by default.
 
     Raises:
         DeviceUnavailable: The device that the settings ask for cannot run graphs.
     """
-    device = choose_device(settings.device)
-    on_cpu = device.kind == "cpu"
-    metrics = Metrics()
-    batcher = Batcher(
-        devices=(settings.threads or cores()) if on_cpu else settings.gpus,
-        ahead=0 if on_cpu else 1,
-        max_wait_s=settings.max_wait_s,
-        observer=metrics,
-    )
-    repository = Repository(
-        settings.models,
-        device,
-        batcher=batcher,
-        max_batch_rows=settings.max_batch_rows,
-        max_batch_s=settings.max_batch_ms / 1000,
-        default=settings.default_model,
-        max_load_s=settings.max_load_s,
-        poll_s=settings.poll_s,
-        old_versions=settings.old_versions,
-        observer=metrics.models,
-    )
-    metrics.watch(
-        queue=batcher.queue,
-        models=partial(_states, repository),
-        device={"kind": device.kind, "reason": device.reason},
-        runtime=onnxruntime.__version__,
-    )
+    backend = backend or make(settings)
     tracing = Tracing(settings.otlp_endpoint) if settings.otlp_endpoint else None
     app = FastAPIOffline(
         title="Pushforward",
@@ -82,8 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         telemetry=observing.telemetry(tracing),
     )
-    app.state.context = Context(settings, repository, Drain(settings.drain_s))
-    app.state.metrics, app.state.tracing = metrics, tracing
+    app.state.context = Context(settings, backend.repository, Drain(settings.drain_s))
+    app.state.backend, app.state.metrics, app.state.tracing = backend, backend.metrics, tracing
     problems.install(app)
     operators = (health, operating)
     # Side by side, and what is asked most first: an included router would be asked in its turn.
@@ -105,22 +79,14 @@ def _observe(app: FastAPI, settings: Settings) -> None:
     )
 
 
-def _states(repository: Repository) -> Iterator[ModelState]:
-    """Yield the state of every version."""
-    for name, model in repository.models.items():
-        for each in sorted({*model.versions, *model.engines}):
-            yield ModelState(name, each, model.state_of(each))
-
-
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load in a thread, so that /livez answers meanwhile, and leave no thread behind."""
-    repository: Repository = app.state.context.repository
-    repository.start()
+    backend: Backend = app.state.backend
+    backend.repository.start()
     try:
         yield
     finally:
-        await asyncio.to_thread(repository.close)
-        await asyncio.to_thread(repository.batcher.close)
+        await asyncio.to_thread(backend.close)
         if app.state.tracing:
             await asyncio.to_thread(app.state.tracing.close)

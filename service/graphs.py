@@ -59,9 +59,9 @@ def check(
             f"{where}: it has {nodes} nodes; at most {MAX_NODES} are loaded.", field="graphs"
         )
     functions = {(function.domain, function.name) for function in model.functions}
-    for tensor in tensors(model, where=where):
-        _check_tensor(tensor, where=where)
     for body in bodies:
+        for tensor in _tensors(body, where=where):
+            _check_tensor(tensor, where=where)
         for node in body.node:
             _check_node(node, functions, where=where)
     _check_interface(model.graph, inputs, outputs, where=where)
@@ -118,7 +118,7 @@ def _tensors(body: Body, *, where: str) -> Iterator[onnx.TensorProto]:
                 sparse.append(attribute.sparse_tensor)
             sparse += attribute.sparse_tensors
     for each in sparse:
-        _check_length(each.dims, where=f"{where}: sparse weight {each.values.name}")
+        _length(each.dims, kind="sparse weight", name=each.values.name, where=where)
         yield from (each.values, each.indices)
 
 
@@ -130,8 +130,8 @@ def _check_tensor(tensor: onnx.TensorProto, *, where: str) -> None:
             "name the bundle's own weights.bin in the manifest.",
             field="graphs",
         )
-    _check_length(tensor.dims, where=f"{where}: weight {name}")
-    if math.prod(tensor.dims) > 2 * tensor.ByteSize():  # the smallest types have four bits
+    length = _length(tensor.dims, kind="weight", name=name, where=where)
+    if length > 2 * tensor.ByteSize():  # the smallest types have four bits
         raise BundleInvalid(
             f"{where}: weight {name} has the shape ({', '.join(map(str, tensor.dims))}), and "
             f"{tensor.ByteSize()} bytes to fill it with.",
@@ -139,14 +139,20 @@ def _check_tensor(tensor: onnx.TensorProto, *, where: str) -> None:
         )
 
 
-def _check_length(dims: Sequence[int], *, where: str) -> None:
-    """Pass if a tensor of this shape is one that anybody would make room for."""
-    if math.prod(dims) > MAX_ROW_VALUES or min(dims, default=0) < 0:
+def _length(dims: Sequence[int], *, kind: str, name: str, where: str) -> int:
+    """Return how many numbers a tensor of this shape has.
+
+    Raises:
+        BundleInvalid: Nobody would make room for so many.
+    """
+    length = math.prod(dims)
+    if length > MAX_ROW_VALUES or min(dims, default=0) < 0:
         raise BundleInvalid(
-            f"{where}: its shape is ({', '.join(map(str, dims))}); at most {MAX_ROW_VALUES} "
-            "numbers are loaded.",
+            f"{where}: {kind} {name}: its shape is ({', '.join(map(str, dims))}); at most "
+            f"{MAX_ROW_VALUES} numbers are loaded.",
             field="graphs",
         )
+    return length
 
 
 def _check_node(node: onnx.NodeProto, functions: set[tuple[str, str]], *, where: str) -> None:
@@ -202,8 +208,7 @@ def _check_sizes(data: bytes, *, where: str) -> None:
         if isinstance(body, onnx.GraphProto):
             for value in body.value_info:
                 dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value]
-                _check_length(dims, where=f"{where}: value {value.name}")
-                total += math.prod(dims)
+                total += _length(dims, kind="value", name=value.name, where=where)
     if total > MAX_ALL_VALUES:
         raise BundleInvalid(
             f"{where}: a row of it takes {total} numbers on the way; at most {MAX_ALL_VALUES} are "

@@ -87,8 +87,9 @@ class Repository:
         self._on_demand = ThreadPoolExecutor(1, thread_name_prefix="repository")
 
     def start(self) -> None:
-        """Load all models, and then whatever appears, in a thread."""
-        self._watcher.start()
+        """Load all models, and then whatever appears, in a thread, unless it does so already."""
+        if self._watcher.ident is None:
+            self._watcher.start()
 
     def close(self) -> None:
         """Load nothing more, and end the threads. What is being loaded is given up."""

@@ -1,6 +1,7 @@
 """OpenAPI of the calls whose bodies are read by hand, made from the schemas that read them."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -10,6 +11,11 @@ from service.api.problems import MEDIA_TYPE, STATUS
 from service.api.schemas import Parameters, Problem
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+@cache  # it takes milliseconds, at every start, and each of 14 problems of a call has the same
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Description:
         return operation
 
     def _query(self) -> list[dict[str, Any]]:
-        properties = self.schema.model_json_schema()["properties"]
+        properties = _schema(self.schema)["properties"]
         return [
             {
                 "name": name,
@@ -51,7 +57,7 @@ class Description:
         ]
 
     def _body(self) -> dict[str, Any]:
-        content: dict[str, Any] = {JSON: {"schema": self.schema.model_json_schema()}}
+        content: dict[str, Any] = {JSON: {"schema": _schema(self.schema)}}
         if tensor := self.schema.tensor:
             content[NPY] = _BINARY
             if tensor == "x":
@@ -65,7 +71,7 @@ class Description:
 
     def _responses(self) -> dict[int | str, Any]:
         content: dict[str, Any] = {
-            JSON: {"schema": self.answer.model_json_schema()},
+            JSON: {"schema": _schema(self.answer)},
             NPY: _BINARY,
         }
         if self.pictures:
@@ -106,6 +112,6 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
         before = described.get(str(status), {}).get("description")
         described[str(status)] = {
             "description": f"{before}\n\n{text}" if before else text,
-            "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            "content": {MEDIA_TYPE: {"schema": _schema(Problem)}},
         }
     return described

@@ -22,7 +22,7 @@ def test_device_is_chosen_before_anything_is_loaded(
     def refuse(wanted: str) -> None:
         raise DeviceUnavailable(f"no {wanted} here")
 
-    monkeypatch.setattr(module, "choose_device", refuse)
+    monkeypatch.setattr("service.backend.choose_device", refuse)
     with pytest.raises(DeviceUnavailable, match="no cuda here"):
         module.create_app(Settings(models=models, device="cuda"))
 

@@ -1,14 +1,22 @@
 """The command: what it prints and with which status it ends."""
 
+import gc
 import logging
 import shutil
+import signal
 import socket
+import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from service import __main__ as command
+from service.backend import Backend
 from service.errors import DeviceUnavailable
+from service.settings import Settings
 from tests.service.bundles import AFFINE, TILES
 
 
@@ -87,7 +95,7 @@ def test_device_that_cannot_serve_is_a_sentence_and_status_2(
     def refuse(wanted: str) -> None:
         raise DeviceUnavailable(f"{wanted} cannot run a graph.")
 
-    monkeypatch.setattr("service.app.choose_device", refuse)
+    monkeypatch.setattr("service.backend.choose_device", refuse)
     monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
     monkeypatch.setenv("PUSHFORWARD_DEVICE", "cuda")
     assert command.main([]) == 2
@@ -141,9 +149,44 @@ def test_log_is_set_up_before_the_device_is_chosen(
 
     monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
     monkeypatch.setattr(logging, "basicConfig", lambda **_: order.append("log"))
-    monkeypatch.setattr("service.app.choose_device", choose)
+    monkeypatch.setattr("service.backend.choose_device", choose)
     command.main([])
     assert order == ["log", "device"]
+
+
+def test_models_are_loaded_without_the_web(monkeypatch: pytest.MonkeyPatch, models: Path) -> None:
+    def run(settings: Settings, serving: Backend, listening: socket.socket) -> None:
+        deadline = time.monotonic() + 30
+        while not serving.repository.loaded:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        listening.close()
+        served.extend(serving.repository.models)
+
+    served: list[str] = []
+    before = set(threading.enumerate())
+    monkeypatch.setenv("PUSHFORWARD_MODELS", str(models))
+    monkeypatch.setenv("PUSHFORWARD_DEVICE", "cpu")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("PUSHFORWARD_PORT", str(free.getsockname()[1]))
+    monkeypatch.setattr(command, "_server", lambda: SimpleNamespace(run=run))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
+    assert command.main([]) == 0
+    assert served == ["affine", "grains", "ppca", "tiles"]
+    assert set(threading.enumerate()) <= before
+
+
+def test_server_is_imported_without_collections_and_they_go_on_after_it() -> None:
+    collecting = gc.isenabled()
+    try:
+        gc.enable()
+        assert command._server().run
+        assert gc.isenabled()
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+        (gc.enable if collecting else gc.disable)()
 
 
 def test_moved_bundle_is_told_where_it_belongs(

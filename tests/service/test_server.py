@@ -92,8 +92,11 @@ def test_same_address_gives_the_same_bytes_in_another_process(
     assert "Traceback" not in other.log.read_text()
 
 
-def test_signal_while_starting_ends_the_process(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("after_s", [0.3, 0.5, 0.7])
+def test_signal_while_starting_ends_the_process(
+    models: Path, tmp_path: Path, after_s: float
+) -> None:
     starting = Process(models, tmp_path / "log")
-    time.sleep(0.5)
+    time.sleep(after_s)
     assert starting.stop() in (0, -signal.SIGTERM)
     assert "Traceback" not in starting.log.read_text()

@@ -34,6 +34,12 @@ def test_the_service_loads_nothing_that_trains() -> None:
     assert not loaded & {"torch", "training", "sklearn", "onnxscript", "jaxtyping", "matplotlib"}
 
 
+def test_the_command_begins_without_the_web() -> None:
+    loaded = loaded_by("service.__main__")
+    assert "onnxruntime" in loaded
+    assert not loaded & {"fastapi", "starlette", "uvicorn"}
+
+
 def test_training_loads_nothing_that_serves() -> None:
     pytest.importorskip("torch")
     loaded = loaded_by(*modules("training"))
