@@ -187,6 +187,7 @@ def test_rows_and_draws_are_those_asked_for(models: Path) -> None:
 
 
 def test_no_draws_leave_the_figures_of_the_likelihood_as_they_are(models: Path) -> None:
+    assert run(models / "toy", "--rows", "7") == 0
     before = figures(models)
     assert run(models / "toy", "--rows", "9", "--draws", "0") == 0
     after = figures(models)
