@@ -21,9 +21,10 @@ from service.manifest import Manifest
 from training import assess, data, export, extractor, recipe
 from training.card import CARD, card, sample_command
 from training.checkpoint import CHECKPOINT, CheckpointRefused
+from training.curves import draw_curves
 from training.evaluate import evaluate
 from training.loop import TrainingFailed, choose_device, fit
-from training.pictures import draw_curves, draw_samples, png
+from training.pictures import draw_samples, png
 from training.raw import DataInvalid
 from training.restore import RestoreRefused
 
@@ -119,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
     )
     pictures = {
         "samples.png": png(draw_samples(model, rows.test)),
-        "curves.png": png(draw_curves(trained.history, trained.best_epoch)),
+        "curves.png": png(draw_curves(trained)),
     }
     text = card(manifest, trained)
     place = bundle.publish(options.out, manifest, {**files, **pictures, CARD: text.encode()})

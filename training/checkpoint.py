@@ -215,9 +215,9 @@ class Run:
             )
         if "trace" not in state:
             raise CheckpointRefused(
-                f"{self.path}: this checkpoint is of an earlier version of the package, whose steps "
-                "may have taken other rows. Finish the run with that one, or delete the file to "
-                "train from the start."
+                f"{self.path}: this checkpoint is of an earlier version of the package, whose "
+                "steps may have taken other rows. Finish the run with that one, or delete the file "
+                "to train from the start."
             )
         return dict(state)
 

@@ -2,7 +2,8 @@ r"""Generative adversarial networks: a generator learns to fool a critic.
 
 In a step the critic moves so many times, each on fresh rows and noise, and then the generator
 once. What either of them wants is the objective's (`adversarial.py`), what they are is in
-`players.py`. By default the critic's D(x) is the logit of "x is data". Its turn raises the likelihood of that,
+`players.py`. By default the critic's D(x) is the logit of "x is data". Its turn raises the
+likelihood of that,
 
     V = E_data[log sigma(D(x))] + E_z[log(1 - sigma(D(G(z))))],
 

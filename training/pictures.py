@@ -1,4 +1,4 @@
-"""Pictures of a model: its samples and its training curves, as matplotlib figures."""
+"""Pictures of a model's samples, as matplotlib figures, and how a figure becomes a file."""
 
 import io
 import math
@@ -10,12 +10,10 @@ from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
 from service.interface import Event
-from training.checkpoint import Epoch
 from training.data import Batch
 from training.family import Family
 from training.sampling import sample
@@ -240,42 +238,3 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     (fewer if off.mean() < UNSEEN else picture).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
-
-
-def draw_curves(history: Sequence[Epoch], best_epoch: int) -> Figure:
-    """Return the losses of training and the validation score over the epochs."""
-    epochs = [epoch.number for epoch in history]
-    scores = [epoch.score for epoch in history]
-    losses = [name for name in history[0].losses if name.endswith("/loss")]
-    # One player minimises what validation measures, so one scale shows both; a game's losses
-    # and its score have nothing in common.
-    figure = Figure(figsize=(7, 3.6 * min(2, len(losses))), dpi=100, layout="constrained")
-    panels = np.atleast_1d(figure.subplots(min(2, len(losses)), 1, sharex=True))
-    for name in losses:
-        curve = [epoch.losses[name] for epoch in history]
-        panels[0].plot(epochs, curve, label=f"train: {name.removesuffix('/loss')}")
-    panels[-1].plot(epochs, scores, color=MODEL, label="validation")
-    panels[-1].plot(
-        [best_epoch],
-        [scores[best_epoch - 1]],
-        "o",
-        color=MODEL,
-        label=f"best: {scores[best_epoch - 1]:.4g} in epoch {best_epoch}",
-    )
-    for axes in panels:
-        _keep_the_tail_in_view(axes)
-        axes.legend()
-        axes.grid(alpha=0.3)
-    panels[-1].set_xlabel("epoch")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-def _keep_the_tail_in_view(axes: Axes) -> None:
-    """Cut the steep beginning off the y axis, so that the long end can be read."""
-    curves = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
-    values = np.concatenate(curves)
-    tails = np.concatenate([curve[len(curve) // 10 :] for curve in curves])
-    low, high = float(values.min()), float(tails.max())
-    pad = 0.05 * (high - low) or 1.0
-    axes.set_ylim(low - pad, high + pad)
