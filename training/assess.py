@@ -25,8 +25,9 @@ from service.bundle import MANIFEST, Bundle
 from service.manifest import Figure
 from training import convergence, data, marginal
 from training.annealing import Effort
-from training.card import CARD, with_quality
+from training.card import CARD, DIAGNOSTICS, with_quality
 from training.data import Batch, Data
+from training.diagnostics import draw_diagnostics
 from training.evaluate import EvaluateConfig, evaluate
 from training.evidence import Evidence
 from training.family import Family
@@ -37,6 +38,7 @@ from training.marginal import Events
 from training.pictures import png
 from training.quality import with_error
 from training.restore import recipe_of, restore
+from training.samples import Compared
 
 DRAWS = 5000
 """Of z for each event, if no other number is asked for: that of Burda et al. 2016, section 5."""
@@ -92,12 +94,14 @@ def run(options: argparse.Namespace) -> None:
     usual = DRAWS if isinstance(model, LatentModel) else judged.draws or model.usual_draws
     draws = options.draws or usual
     config = judged.model_copy(update={"draws": draws, "rows": options.rows or judged.rows})
-    figures = [*_figures(model, rows, config, options, console)]
+    compared: list[Compared] = []
+    figures = [*_figures(model, rows, config, options, console, compared.append)]
     if rows.sha256 != read.manifest.provenance.data_sha256:
         figures = [_said_of(figure, rows.description) for figure in figures]
+        compared = []  # Its picture is beside the rows that the model learnt from.
     console.print(table(figures, on=f"{read.manifest.name} on the test split"))
     try:
-        store(read, figures)
+        store(read, figures, [png(draw_diagnostics(each)) for each in compared])
     except OSError as error:
         raise AssessmentRefused(
             f"{read.folder}: the figures cannot be stored ({error.strerror or error})"
@@ -185,15 +189,16 @@ def _figures(
     config: EvaluateConfig,
     options: argparse.Namespace,
     console: Console,
+    show: Callable[[Compared], None],
 ) -> Iterator[Figure]:
     """Yield the figures of every evaluation, and then those that were asked for besides."""
     events, draws = min(config.rows, len(rows.test)), config.draws or model.usual_draws
     if model.interface.density.kind == "none":
         console.print("samples beside test rows ...")
-        yield from evaluate(model, rows, config)
+        yield from evaluate(model, rows, config, show=show)
     else:
         with progress(console, f"likelihood, {draws:,} draws", events) as advance:
-            yield from evaluate(model, rows, config, advance=advance)
+            yield from evaluate(model, rows, config, advance=advance, show=show)
     if not isinstance(model, LatentModel):
         return
     torch.manual_seed(config.seed)
@@ -257,8 +262,8 @@ def _said_of(figure: Figure, description: str) -> Figure:
     return figure.model_copy(update={"note": note})
 
 
-def store(read: Bundle, figures: Sequence[Figure]) -> None:
-    """Put figures into a bundle's manifest and its card.
+def store(read: Bundle, figures: Sequence[Figure], pictures: Sequence[bytes] = ()) -> None:
+    """Put figures into a bundle's manifest and its card, and their picture, if any, beside those.
 
     Each file is replaced at once, and the manifest last. Figures of the same names are replaced,
     and the others stay.
@@ -266,10 +271,12 @@ def store(read: Bundle, figures: Sequence[Figure]) -> None:
     manifest = read.manifest.model_copy(
         update={"evaluation": merged(read.manifest.evaluation, figures)}
     )
-    card = read.folder / CARD
+    card, picture = read.folder / CARD, read.folder / DIAGNOSTICS
+    for content in pictures:
+        _replace(picture, content)
     if card.exists():
-        text = with_quality(card.read_text(encoding="utf-8"), manifest)
-        _replace(card, text.encode())
+        text = card.read_text(encoding="utf-8")
+        _replace(card, with_quality(text, manifest, diagnosed=picture.exists()).encode())
     _replace(read.folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
 
 
@@ -282,7 +289,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode)
+        os.chmod(name, (path.parent / MANIFEST).stat().st_mode)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -27,8 +27,13 @@ COLOURS = ("#1f5fa8", "#d9a404", "#3c8d5a")
 """Of the turns."""
 
 
-def draw_curves(trained: Fit) -> Figure:
-    """Return losses, norms of gradients and the validation score of a run over its epochs."""
+def draw_curves(trained: Fit, *, score: str = "validation score") -> Figure:
+    """Return losses, norms of gradients and the validation score of a run over its epochs.
+
+    Args:
+        trained: The run.
+        score: What the score of a game is called.
+    """
     trace = trained.trace or tuple(Point(each.number, each.losses) for each in trained.history)
     turns = [name.rpartition("/")[0] for name in trace[0].means if name.endswith("/loss")]
     # One player minimises what validation measures, so one scale shows both. A game's losses and
@@ -44,10 +49,10 @@ def draw_curves(trained: Fit) -> Figure:
         _keep_the_tail_in_view(axes, [losses, *scores])
     _norms(panels[len(turns)], trace, turns)
     if is_game:
-        panels[-1].set_ylabel("validation score")
+        panels[-1].set_ylabel(score)
         _keep_the_tail_in_view(panels[-1], _scores(panels[-1], trained))
     for axes in panels:
-        axes.legend(fontsize=8, loc="upper right")
+        axes.legend(fontsize=8, loc="best")
         axes.grid(alpha=0.3)
     panels[-1].set_xlabel("epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -24,7 +24,7 @@ from training.classifier import recognised, train_classifier
 from training.data import Batch, Data
 from training.family import Family
 from training.representation import representation, share_error
-from training.samples import comparisons, features_of
+from training.samples import Compared, comparisons, features_of
 from training.sampling import sample
 
 NATS_ROWS = 256
@@ -67,6 +67,7 @@ def evaluate(
     config: EvaluateConfig,
     *,
     advance: Callable[[int], None] = lambda _: None,
+    show: Callable[[Compared], None] = lambda _: None,
 ) -> tuple[Figure, ...]:
     """Return what the test split says of a model; the same each time on one machine.
 
@@ -75,6 +76,7 @@ def evaluate(
         data: Its training split serves the comparisons only.
         config: The recipe's section `evaluate`.
         advance: Told of rows whose likelihood is known, which takes the longest.
+        show: Told of what samples were compared with, unless there are too few rows for it.
     """
     model.eval()
     test = data.test[: config.rows]
@@ -89,7 +91,7 @@ def evaluate(
         features = partial(features_of, data, test, trained)
         figures = [
             *_likelihood(model, test, config.draws or model.usual_draws, advance),
-            *comparisons(model, data, test, features, config.seed),
+            *comparisons(model, data, test, features, config.seed, show),
             *representation(model, data, test),
             *_inexactness(model, test, config.seed),
         ]

@@ -200,7 +200,8 @@ def rows_of(
     size = min(size, len(order))
     start = step * size * moves
     places = torch.arange(start, start + size * moves, device=order.device) % len(order)
-    return order[places].split(size)
+    moved: tuple[Tensor, ...] = order[places].split(size)
+    return moved
 
 
 def permutation(rows: int, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:

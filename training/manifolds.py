@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
@@ -141,6 +141,14 @@ def nearest(
     x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
 ) -> Float[Tensor, " rows"]:
     """Return the distance of each row to the nearest of others."""
+    distance: Tensor = (x - others[closest(x, others)]).double().norm(dim=1)
+    return distance
+
+
+def closest(
+    x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
+) -> Int[Tensor, " rows"]:
+    """Return which of others is nearest to each row."""
     # |y|^2 - 2 x.y is fast and cancels, less so about the mean: it says which row is nearest, and
     # the difference to that one says how near it is.
     centre = others.mean(0)
@@ -148,8 +156,7 @@ def nearest(
     squares = centred.square().sum(1)
     found = []
     for rows in _some(x, others):
-        which = (squares - 2 * (x[rows] - centre) @ centred.T).argmin(1)
-        found.append((x[rows] - others[which]).double().norm(dim=1))
+        found.append((squares - 2 * (x[rows] - centre) @ centred.T).argmin(1))
     return torch.cat(found)
 
 

@@ -83,12 +83,12 @@ def _image_grid(model: Family, held: Batch, seed: int) -> Figure:
     if names:
         told = torch.arange(rows).repeat_interleave(COLUMNS)
     x = sample(model, rows=rows * COLUMNS, seed=seed, condition=told).x
-    mosaic = _mosaic(x.permute(0, 2, 3, 1).numpy(), columns=COLUMNS)
+    tiled = mosaic(x.permute(0, 2, 3, 1).numpy(), columns=COLUMNS)
     margin = 0.0 if not names else 0.13 * max(len(name) for name in names) + 0.15
-    height, width = (side / 100 for side in mosaic.shape[:2])
+    height, width = (side / 100 for side in tiled.shape[:2])
     figure = Figure(figsize=(width + margin, height), dpi=100, facecolor="white")
     axes = figure.add_axes((margin / (width + margin), 0, width / (width + margin), 1))
-    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for row, name in enumerate(names):
         y = 1 - (row + 0.5) / rows
@@ -96,7 +96,7 @@ def _image_grid(model: Family, held: Batch, seed: int) -> Figure:
     return figure
 
 
-def _mosaic(
+def mosaic(
     images: Float[np.ndarray, "rows height width channel"], *, columns: int
 ) -> Float[np.ndarray, "tall wide channel"]:
     """Return the images side by side on white, with a gap, enlarged by a whole factor."""
