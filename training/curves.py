@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from training.checkpoint import GRADIENT_NORM, Fit
-from training.pictures import MODEL
+from training.pictures import MODEL, logarithmic
 from training.trace import Point
 
 SHARE_OF_THE_RUN = 20
@@ -23,6 +23,8 @@ BEGINNING = 10
 """The first of so many parts of a curve may leave the picture: it is often steep."""
 FEW_EPOCHS = 40
 """Up to which each has a dot."""
+LINEAR = 5
+"""Standard errors about 0 within which the axis of a game's score is linear."""
 COLOURS = ("#1f5fa8", "#d9a404", "#3c8d5a")
 """Of the turns."""
 
@@ -50,7 +52,8 @@ def draw_curves(trained: Fit, *, score: str = "validation score") -> Figure:
     _norms(panels[len(turns)], trace, turns)
     if is_game:
         panels[-1].set_ylabel(score)
-        _keep_the_tail_in_view(panels[-1], _scores(panels[-1], trained))
+        _scores(panels[-1], trained)
+        _show_errors(panels[-1], trained)
     for axes in panels:
         axes.legend(fontsize=8, loc="best")
         axes.grid(alpha=0.3)
@@ -77,9 +80,7 @@ def _norms(axes: Axes, trace: Sequence[Point], turns: Sequence[str]) -> None:
         _follow(axes, trace, f"{turn}/{GRADIENT_NORM}", colour, label=turn)
     axes.set_ylabel("gradient norm")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    logarithmic(axes.yaxis)
 
 
 def moving_average(
@@ -117,6 +118,16 @@ def _scores(axes: Axes, trained: Fit) -> list[Float[np.ndarray, " epochs"]]:
     label = f"best: {said} in epoch {best.number}"
     axes.plot([best.number], [best.score], "o", color=MODEL, label=label)
     return [scores - errors, scores + errors]
+
+
+def _show_errors(axes: Axes, trained: Fit) -> None:
+    """Make the axis logarithmic, but linear about 0: there errors are seen, and above how it fell.
+
+    A squared MMD is estimated without bias, so it may be below 0.
+    """
+    if error := trained.history[trained.best_epoch - 1].score_error:
+        axes.set_yscale("symlog", linthresh=LINEAR * error)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _keep_the_tail_in_view(axes: Axes, curves: Sequence[Float[np.ndarray, " points"]]) -> None:

@@ -18,11 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.collapse import PRESENT, classes, divergence, presence
+from training.collapse import PRESENT, classes
 from training.manifolds import closest, nearest
 from training.mixtures import SHARE
-from training.pictures import COLUMNS, DATA, MODEL, mosaic
-from training.samples import Compared
+from training.pictures import COLUMNS, DATA, MODEL, logarithmic, mosaic
+from training.quality import with_error
+from training.samples import Compared, by_kinds
 
 PANEL = 2.7
 """Inches that a panel is high."""
@@ -34,7 +35,8 @@ MARGIN = 1.25
 """Inches on the left of images, for what they are."""
 ROWS = ("samples", "nearest\ntraining rows", "closest\nsamples", "nearest\ntraining rows")
 """Of images."""
-BINS = 40
+LEAST_BARS, BARS, ROWS_OF_A_BAR = 10, 40, 12
+"""Of the histogram of distances: as many as there are rows for."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,6 @@ class _Counts:
         samples, test: Counts.
         rows: Samples in all, and as many test rows.
         least: Share of the samples that each needs to count as there.
-        found: What this comes to.
     """
 
     names: Sequence[str]
@@ -54,7 +55,6 @@ class _Counts:
     test: Int64[np.ndarray, " kinds"]
     rows: int
     least: Float[np.ndarray, " kinds"]
-    found: str
 
 
 def draw_diagnostics(compared: Compared) -> Figure:
@@ -65,12 +65,15 @@ def draw_diagnostics(compared: Compared) -> Figure:
     width, height = max(NARROWEST, MARGIN + wide), PANEL + tall
     figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
     places = {
-        "left": 0.65 / width, "right": 1 - 0.15 / width, "wspace": 0.22,
+        "left": 0.65 / width, "right": 1 - 0.15 / width, "wspace": 0.3,
         "bottom": (tall + 0.7) / height, "top": 1 - 0.35 / height,
     }  # fmt: skip
     panels = figure.subplots(1, 1 + (counts is not None), squeeze=False, gridspec_kw=places)[0]
     if counts is not None:
         _bars(panels[0], counts)
+        figures = by_kinds(compared, compared.samples)
+        said = (f"{each.name} {with_error(each)} {each.unit}" for each in figures)
+        panels[0].set_title(", ".join(said).removesuffix(" fraction"), fontsize=8.5)
     _distances(panels[-1], compared)
     if images is not None:
         axes = figure.add_axes((MARGIN / width, 0, wide / width, tall / height))
@@ -91,18 +94,14 @@ def _counts(compared: Compared) -> _Counts | None:
         )
         count = len(ours.hits)
         names = [str(mode + 1) for mode in range(count)]
-        least = np.full(count, SHARE)
-        found = f"{ours.modes} of {count} modes covered, {ours.good:.0%} good"
-        return _Counts(names, ours.hits, theirs.hits, ours.samples, least, found)
+        return _Counts(names, ours.hits, theirs.hits, ours.samples, np.full(count, SHARE))
     if reader is None or not data.labels:
         return None
     samples, test = (
         classes(x, reader, len(data.labels)) for x in (compared.samples, compared.test)
     )
-    there, rows = presence(samples, test)[0], len(compared.samples)
-    far, error = divergence(samples, test)
-    found = f"{there} of {int((test > 0).sum())} classes read, KL {far:.2g} ± {error:.1g} nats"
-    return _Counts(data.labels, samples, test, rows, PRESENT * test / rows, found)
+    rows = len(compared.samples)
+    return _Counts(data.labels, samples, test, rows, PRESENT * test / rows)
 
 
 def _bars(axes: Axes, counts: _Counts) -> None:
@@ -118,9 +117,8 @@ def _bars(axes: Axes, counts: _Counts) -> None:
                  error_kw={"elinewidth": 0.7})  # fmt: skip
     axes.hlines(
         counts.least, places - 0.45, places + 0.45, colors="black", linewidth=0.9,
-        linestyles=":", label="least to count",
+        linestyles=":", label="least",
     )  # fmt: skip
-    axes.set_title(counts.found, fontsize=9)
     axes.set_ylabel("share")
     axes.set_xticks([])
     if len(places) <= NAMED:
@@ -128,7 +126,7 @@ def _bars(axes: Axes, counts: _Counts) -> None:
         upright = max(map(len, names)) > 3
         axes.set_xticks(places, names, fontsize=7, rotation=90 if upright else 0)
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
-    axes.legend(fontsize=7, ncols=3, loc="upper center")
+    axes.legend(fontsize=7, ncols=3, loc="upper center", columnspacing=1.0)
 
 
 def _distances(axes: Axes, compared: Compared) -> None:
@@ -136,15 +134,19 @@ def _distances(axes: Axes, compared: Compared) -> None:
     ours, theirs = (
         nearest(x, compared.of_train).numpy() for x in (compared.of_samples, compared.of_test)
     )
-    # A few strangers would make one bin of all the others: they are in the last.
-    high = float(np.quantile(np.concatenate([ours, theirs]), 0.98)) or 1.0
-    bins = np.linspace(0, high, BINS).tolist()
+    # Copies of all digits would be at 0, which a logarithm has not: they are in the first bin.
+    bars = min(BARS, max(LEAST_BARS, len(ours) // ROWS_OF_A_BAR))
+    both = np.concatenate([ours, theirs])
+    low, high = np.quantile(both[both > 0], (0.002, 1.0)) if both.any() else (0.5, 2.0)
+    bins = np.geomspace(low / 1.01, 1.01 * high, bars + 1).tolist()
     for x, colour, style, label in (
         (theirs, DATA, {"alpha": 0.45}, "test rows"),
         (ours, MODEL, {"histtype": "step", "linewidth": 1.3}, "samples"),
     ):
-        axes.hist(x.clip(max=high), bins, color=colour, label=label, **style)
-    by = textwrap.fill(f"by {compared.features.name}", 60)
+        axes.hist(x.clip(min=low), bins, color=colour, label=label, **style)
+    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
+    by = textwrap.fill(f"by {compared.features.name}", 52)
     axes.set_xlabel(by, fontsize=8)
     axes.set_title("distance to the nearest training row", fontsize=9)
     axes.set_ylabel("rows")

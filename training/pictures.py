@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
@@ -36,6 +38,8 @@ NAMED = 6
 """Categories whose names stand below their bars, at most."""
 GRID = 200
 """Points a side of the density's heat map."""
+DECADES = 2.5
+"""Of a logarithmic axis, up to which not only powers of ten are named."""
 DATA, MODEL = "#4a4a4a", "#c8442b"
 """Colours of data and of samples, the same in every picture."""
 
@@ -220,6 +224,15 @@ def _bins(x: Float[np.ndarray, " rows"], categories: Sequence[str]) -> Float[np.
     low, high = np.quantile(x, (0.001, 0.999))
     pad = 0.1 * (high - low)
     return np.linspace(low - pad, high + pad, 40)
+
+
+def logarithmic(axis: Axis) -> None:
+    """Give a logarithmic axis ticks at 1, and of few decades at 2 and 5, as plain numbers."""
+    low, high = axis.get_view_interval()
+    few = high < low * 10**DECADES
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
