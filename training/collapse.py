@@ -112,13 +112,14 @@ def divergence(
 ) -> tuple[float, float]:
     """Return KL(ours || theirs) in nats, half a count added to each, and its standard error.
 
-    The error has two parts: that by the delta method, which vanishes where the two are alike, and
-    the deviation of the chi-squared variable that it then is.
+    The variance has two parts. That by the delta method is 0 where the two are alike; what it has
+    on average of the counts' own noise is taken from it. The other is that of the chi-squared
+    variable of K - 1 degrees, times (1/n + 1/m) / 2, that the divergence then is.
 
     Example:
         >>> value, error = divergence(np.array([10, 10]), np.array([10, 10]))
         >>> value, round(error, 3)
-        (0.0, 0.141)
+        (0.0, 0.071)
     """
     n, m, k = ours.sum(), theirs.sum(), len(ours)
     q, p = (ours + 0.5) / (n + k / 2), (theirs + 0.5) / (m + k / 2)
@@ -126,8 +127,8 @@ def divergence(
     value = float((q * log).sum())
     of_ours = ((q * log**2).sum() - value**2) / n
     of_theirs = ((q**2 / p).sum() - 1) / m
-    alike = 2 * (k - 1) * ((1 / n + 1 / m) / 2) ** 2
-    return value, math.sqrt(of_ours + of_theirs + alike)
+    noise = (k - 1) * (1 / n + 1 / m) ** 2
+    return value, math.sqrt(max(0.0, of_ours + of_theirs - noise) + noise / 2)
 
 
 def _error_of_count(

@@ -36,7 +36,9 @@ def draw_curves(trained: Fit, *, score: str = "validation score") -> Figure:
         trained: The run.
         score: What the score of a game is called.
     """
-    trace = trained.trace or tuple(Point(each.number, each.losses) for each in trained.history)
+    trace = trained.trace or tuple(
+        Point(float(each.number), each.losses) for each in trained.history
+    )
     turns = [name.rpartition("/")[0] for name in trace[0].means if name.endswith("/loss")]
     # One player minimises what validation measures, so one scale shows both. A game's losses and
     # its score have nothing in common, nor have the losses of some games.
@@ -113,7 +115,10 @@ def _scores(axes: Axes, trained: Fit) -> list[Float[np.ndarray, " epochs"]]:
             epochs, scores - errors, scores + errors, color=MODEL, alpha=0.18, linewidth=0,
             label="its standard error",
         )  # fmt: skip
-        axes.axhline(best.score + best.score_error, color=MODEL, linewidth=0.8, linestyle=":")
+        axes.axhline(
+            best.score + best.score_error, color=MODEL, linewidth=0.8, linestyle=":",
+            label="within it of the best",
+        )  # fmt: skip
         said += f" ± {best.score_error:.2g}"
     label = f"best: {said} in epoch {best.number}"
     axes.plot([best.number], [best.score], "o", color=MODEL, label=label)
@@ -130,7 +135,7 @@ def _show_errors(axes: Axes, trained: Fit) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _keep_the_tail_in_view(axes: Axes, curves: Sequence[Float[np.ndarray, " points"]]) -> None:
+def _keep_the_tail_in_view(axes: Axes, curves: Sequence[Float[np.ndarray, " _"]]) -> None:
     """Cut the steep beginning off the y axis, and single points far off, so the rest is seen."""
     tails = np.concatenate([curve[len(curve) // BEGINNING :] for curve in curves])
     low, high = (float(edge) for edge in np.quantile(tails, (0.003, 0.997)))
