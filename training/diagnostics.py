@@ -4,7 +4,11 @@
 - How far samples are from the nearest training row, beside how far test rows are. Copies are
   nearer, strangers further; the figure C_T compares the two.
 - Of images, samples above the training rows nearest to them: the first ones, and those that are
-  closest of all, among which copies would be.
+  the closest for how far that row is from the next one. Copies would be among these; by the
+  distance alone they would all be of the kind that is most alike, of digits ones.
+
+Source:
+    Distances as a part of others: after Carlini et al. 2023, arXiv:2301.13188.
 """
 
 import textwrap
@@ -13,10 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from training.collapse import PRESENT, classes
 from training.manifolds import closest, nearest
@@ -33,8 +36,10 @@ NAMED, LONGEST = 30, 10
 """Bars that have their names below them, at most, and of how many letters."""
 MARGIN = 1.25
 """Inches on the left of images, for what they are."""
-ROWS = ("samples", "nearest\ntraining rows", "closest\nsamples", "nearest\ntraining rows")
+ROWS = ("samples", "nearest\ntraining rows", "likest\ncopies", "nearest\ntraining rows")
 """Of images."""
+LEAST_GAP = 1e-6
+"""Of two training rows, which may be alike."""
 LEAST_BARS, BARS, ROWS_OF_A_BAR = 10, 40, 12
 """Of the histogram of distances: as many as there are rows for."""
 
@@ -154,15 +159,15 @@ def _distances(axes: Axes, compared: Compared) -> None:
 
 
 def _images(compared: Compared) -> Float[np.ndarray, "tall wide channel"]:
-    """Return samples above their nearest training rows: the first, then the closest of all."""
-    far = nearest(compared.of_samples, compared.of_train)
-    first = torch.arange(len(far))[:COLUMNS]
-    nearby = far.argsort()[:COLUMNS]
-    rows = [each for chosen in (first, nearby) for each in _beside(compared, chosen)]
-    return mosaic(torch.cat(rows).permute(0, 2, 3, 1).numpy(), columns=len(first))
-
-
-def _beside(compared: Compared, chosen: Int[Tensor, " few"]) -> tuple[Tensor, Tensor]:
-    """Return some samples and the training row nearest to each."""
-    which = closest(compared.of_samples[chosen], compared.of_train)
-    return compared.samples[chosen], compared.data.train.x[which]
+    """Return samples above their nearest training rows: the first, then the likest to copies."""
+    x, train = compared.of_samples, compared.of_train
+    which = closest(x, train)
+    own = train[which]
+    gap = (own - train[closest(own, train, but=which)]).norm(dim=1)
+    likest = ((x - own).norm(dim=1) / gap.clamp(min=LEAST_GAP)).argsort()
+    rows = [
+        events
+        for chosen in (torch.arange(len(x))[:COLUMNS], likest[:COLUMNS])
+        for events in (compared.samples[chosen], compared.data.train.x[which[chosen]])
+    ]
+    return mosaic(torch.cat(rows).permute(0, 2, 3, 1).numpy(), columns=len(rows[0]))

@@ -146,9 +146,23 @@ def nearest(
 
 
 def closest(
-    x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
+    x: Float[Tensor, "rows feature"],
+    others: Float[Tensor, "others feature"],
+    *,
+    but: Int[Tensor, " rows"] | None = None,
 ) -> Int[Tensor, " rows"]:
-    """Return which of others is nearest to each row."""
+    """Return which of others is nearest to each row.
+
+    Args:
+        x: Rows.
+        others: Of these.
+        but: Which of them each row is itself, where it is one: it is no neighbour of its own.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> closest(x, x, but=torch.arange(3)).tolist()
+        [1, 0, 1]
+    """
     # |y|^2 - 2 x.y is fast and cancels, less so about the mean: it says which row is nearest, and
     # the difference to that one says how near it is.
     centre = others.mean(0)
@@ -156,7 +170,10 @@ def closest(
     squares = centred.square().sum(1)
     found = []
     for rows in _some(x, others):
-        found.append((squares - 2 * (x[rows] - centre) @ centred.T).argmin(1))
+        near = squares - 2 * (x[rows] - centre) @ centred.T
+        if but is not None:
+            near[torch.arange(len(rows)), but[rows]] = torch.inf
+        found.append(near.argmin(1))
     return torch.cat(found)
 
 

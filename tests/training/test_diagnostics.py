@@ -35,8 +35,8 @@ def test_copies_stand_above_the_rows_that_they_are_copies_of() -> None:
     x[20:28] = DIGITS.train.x[50:58]
     image = _images(compared(DIGITS, x))
     assert image.shape == (4 * 68, 8 * 68, 1)
-    first, others, closest, originals = image.reshape(4, 68, 8 * 68)
-    assert np.array_equal(closest, originals)
+    first, others, copies, originals = image.reshape(4, 68, 8 * 68)
+    assert np.array_equal(copies, originals)
     assert not np.array_equal(first, others)
     assert np.array_equal(first[4:, 4:68:8], np.repeat(x[0, 0].numpy(), 8, axis=0))
 
