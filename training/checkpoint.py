@@ -122,7 +122,13 @@ class Run:
             copied.copy_(buffer)
 
     def close_epoch(self, score: Score) -> None:
-        """Write the epoch into the history; keep the average if it is the best yet."""
+        """Write the epoch into the history; keep the average if it is the best yet.
+
+        The best, though its score's error would let others pass: all epochs are scored on the same
+        rows with the same noise, so what they differ by is more certain than that. Keeping the
+        latest within one standard error was tried on twelve GANs of `gaussians:...` (2026-11-28):
+        it chose another epoch of six, with at most 0.02 more good samples, and never fewer.
+        """
         losses, self.sums = self.means(), {}
         self.epoch, self.step = self.epoch + 1, 0
         if not self.best or score.value < self.history[self.best_epoch - 1].score:

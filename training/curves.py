@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
 from training.checkpoint import GRADIENT_NORM, Fit
 from training.pictures import MODEL, logarithmic
@@ -132,6 +132,8 @@ def _show_errors(axes: Axes, trained: Fit) -> None:
     """
     if error := trained.history[trained.best_epoch - 1].score_error:
         axes.set_yscale("symlog", linthresh=LINEAR * error)
+        ticks = SymmetricalLogLocator(base=10, linthresh=LINEAR * error, subs=[1.0, 2.0, 5.0])
+        axes.yaxis.set_major_locator(ticks)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
