@@ -13,7 +13,6 @@ benchmarks/results/modes-DATE.
 """
 
 import json
-import math
 import sys
 import tempfile
 import time
@@ -32,12 +31,8 @@ from training.adversarial import Name
 from training.data import Data, DataConfig, load
 from training.gan import GAN, PENALTIES, GANConfig
 from training.loop import TrainConfig, fit
-from training.mixtures import MIXTURES, Mixture
+from training.mixtures import MIXTURES, NEAR, SHARE, Mixture
 
-NEAR = 3.0
-"""Standard deviations of a mode within which a sample is good: 0.989 of perfect ones are."""
-SHARE = 0.01
-"""Of all samples, that are good and nearest to a mode which is covered."""
 ROWS, HELD_OUT = 200_000, 0.005
 """Of each mixture, and which share of them is for validation, and for the test. There are as many
 as one epoch takes, so that no row is seen twice and the last weights are kept: the discrepancy by
@@ -152,14 +147,11 @@ def learnt(options: dict[str, Any], data: Data) -> tuple[Float[np.ndarray, "samp
 
 def judged(x: Float[np.ndarray, "samples 2"], mixture: Mixture) -> Results:
     """Return how many modes samples cover, and which share of them is good, with its error."""
-    distance = np.linalg.norm(x[:, None] - mixture.centres, axis=2)
-    good = distance.min(axis=1) <= NEAR * mixture.spread
-    hits = np.bincount(distance.argmin(axis=1)[good], minlength=len(mixture.centres))
-    share = float(good.mean())
+    found = mixture.find(x)
     return {
-        "modes": int((hits >= SHARE * len(x)).sum()),
-        "good": [share, math.sqrt(share * (1 - share) / len(x))],
-        "hits": hits.tolist(),
+        "modes": found.modes,
+        "good": [found.good, found.good_error],
+        "hits": found.hits.tolist(),
     }
 
 

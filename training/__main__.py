@@ -19,13 +19,16 @@ from service import bundle
 from service.errors import BundleInvalid
 from service.manifest import Manifest
 from training import assess, data, export, extractor, recipe
-from training.card import CARD, card, sample_command
+from training.card import CARD, DIAGNOSTICS, card, sample_command, score_name
 from training.checkpoint import CHECKPOINT, CheckpointRefused
+from training.curves import draw_curves
+from training.diagnostics import draw_diagnostics
 from training.evaluate import evaluate
 from training.loop import TrainingFailed, choose_device, fit
-from training.pictures import draw_curves, draw_samples, png
+from training.pictures import draw_samples, png
 from training.raw import DataInvalid
 from training.restore import RestoreRefused
+from training.samples import Compared
 
 REFUSED = (
     recipe.RecipeInvalid,
@@ -93,10 +96,12 @@ def run(options: argparse.Namespace) -> None:
     )
 
     # Judgement on the test split.
-    figures = evaluate(model.to(choose_device(chosen.train.device)), rows, chosen.evaluate)
+    device = choose_device(chosen.train.device)
+    compared: list[Compared] = []
+    figures = evaluate(model.to(device), rows, chosen.evaluate, show=compared.append)
     model.to("cpu")
 
-    # The bundle: graphs held to float64, a card, two pictures.
+    # The bundle: graphs held to float64, a card, pictures.
     console.print("exporting, and comparing with float64 ...")
     manifest, files = export.build(
         model.graphs(),
@@ -119,9 +124,11 @@ def run(options: argparse.Namespace) -> None:
     )
     pictures = {
         "samples.png": png(draw_samples(model, rows.test)),
-        "curves.png": png(draw_curves(trained.history, trained.best_epoch)),
+        "curves.png": png(draw_curves(trained, score=score_name(manifest))),
     }
-    text = card(manifest, trained)
+    for each in compared:
+        pictures[DIAGNOSTICS] = png(draw_diagnostics(each))
+    text = card(manifest, trained, diagnosed=bool(compared))
     place = bundle.publish(options.out, manifest, {**files, **pictures, CARD: text.encode()})
     # Only now: had anything above failed, the same command would begin after the training.
     (folder / CHECKPOINT).unlink()

@@ -25,8 +25,9 @@ from service.bundle import MANIFEST, Bundle
 from service.manifest import Figure
 from training import convergence, data, marginal
 from training.annealing import Effort
-from training.card import CARD, with_quality
+from training.card import CARD, DIAGNOSTICS, with_quality
 from training.data import Batch, Data
+from training.diagnostics import draw_diagnostics
 from training.evaluate import EvaluateConfig, evaluate
 from training.evidence import Evidence
 from training.family import Family
@@ -37,6 +38,7 @@ from training.marginal import Events
 from training.pictures import png
 from training.quality import with_error
 from training.restore import recipe_of, restore
+from training.samples import Compared
 
 DRAWS = 5000
 """Of z for each event, if no other number is asked for: that of Burda et al. 2016, section 5."""
@@ -92,12 +94,14 @@ def run(options: argparse.Namespace) -> None:
     usual = DRAWS if isinstance(model, LatentModel) else judged.draws or model.usual_draws
     draws = usual if options.draws is None else options.draws
     config = judged.model_copy(update={"draws": draws or None, "rows": options.rows or judged.rows})
-    figures = [*_figures(model, rows, config, options, console)]
+    compared: list[Compared] = []
+    figures = [*_figures(model, rows, config, options, console, compared.append)]
     if rows.sha256 != read.manifest.provenance.data_sha256:
         figures = [_said_of(figure, rows.description) for figure in figures]
+        compared = []  # Its picture is beside the rows that the model learnt from.
     console.print(table(figures, on=f"{read.manifest.name} on the test split"))
     try:
-        store(read, figures)
+        store(read, figures, [png(draw_diagnostics(each)) for each in compared])
     except OSError as error:
         raise AssessmentRefused(
             f"{read.folder}: the figures cannot be stored ({error.strerror or error})"
@@ -141,8 +145,7 @@ def _require_use(options: argparse.Namespace) -> None:
         )
     if options.draws == 0 and _asks_for_latents(options):
         raise AssessmentRefused(
-            "--draws 0: no likelihood is estimated; leave out --prior, --ais-rows, --bdmc-rows "
-            "and --plot"
+            "--draws 0: no likelihood is estimated; leave out --prior, --ais-*, --bdmc-*, --plot"
         )
     if options.plot_rows and not options.plot:
         raise AssessmentRefused("--plot-rows: nothing is drawn; give --plot too")
@@ -190,15 +193,16 @@ def _figures(
     config: EvaluateConfig,
     options: argparse.Namespace,
     console: Console,
+    show: Callable[[Compared], None],
 ) -> Iterator[Figure]:
     """Yield the figures of every evaluation, and then those that were asked for besides."""
     events, draws = min(config.rows, len(rows.test)), config.draws or model.usual_draws
     if model.interface.density.kind == "none" or options.draws == 0:
         console.print("samples beside test rows ...")
-        yield from evaluate(model, rows, config, likelihood=False)
+        yield from evaluate(model, rows, config, likelihood=False, show=show)
     else:
         with progress(console, f"likelihood, {draws:,} draws", events) as advance:
-            yield from evaluate(model, rows, config, advance=advance)
+            yield from evaluate(model, rows, config, advance=advance, show=show)
     if not isinstance(model, LatentModel):
         return
     torch.manual_seed(config.seed)
@@ -262,19 +266,20 @@ def _said_of(figure: Figure, description: str) -> Figure:
     return figure.model_copy(update={"note": note})
 
 
-def store(read: Bundle, figures: Sequence[Figure]) -> None:
-    """Put figures into a bundle's manifest and its card.
+def store(read: Bundle, figures: Sequence[Figure], pictures: Sequence[bytes] = ()) -> None:
+    """Put figures into a bundle's manifest and its card, and their picture, if any, beside those.
 
     Each file is replaced at once, and the manifest last. Figures of the same names are replaced,
     and the others stay.
     """
-    manifest = read.manifest.model_copy(
-        update={"evaluation": merged(read.manifest.evaluation, figures)}
-    )
-    card = read.folder / CARD
+    found = merged(read.manifest.evaluation, figures)
+    manifest = read.manifest.model_copy(update={"evaluation": found})
+    card, picture = read.folder / CARD, read.folder / DIAGNOSTICS
+    for content in pictures:
+        _replace(picture, content)
     if card.exists():
-        text = with_quality(card.read_text(encoding="utf-8"), manifest)
-        _replace(card, text.encode())
+        text = card.read_text(encoding="utf-8")
+        _replace(card, with_quality(text, manifest, diagnosed=picture.exists()).encode())
     _replace(read.folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
 
 
@@ -287,7 +292,7 @@ def _replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode)
+        os.chmod(name, (path.parent / MANIFEST).stat().st_mode)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
@@ -359,8 +364,8 @@ def parser() -> argparse.ArgumentParser:
         "--draws",
         type=int,
         metavar="K",
-        help="draws of z for each event (default: 5000; of a flow's noise: the recipe's); 0 leaves "
-        "the figures of its likelihood as they are",
+        help="draws of z for each event (default: 5000; of a flow's noise: the recipe's); 0: "
+        "leave its likelihood as it is",
     )
     made.add_argument(
         "--rows", type=int, metavar="N", help="test rows, the first (default: the recipe's)"
@@ -380,9 +385,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="also how far apart its bounds from below and above are, on so many simulated events",
     )
-    made.add_argument(
-        "--ais-temperatures", type=int, metavar="T", help="of its path (default: 500)"
-    )
+    made.add_argument("--ais-temperatures", type=int, metavar="T", help="of a path (default: 500)")
     made.add_argument("--ais-chains", type=int, metavar="C", help="of each event (default: 16)")
     made.add_argument(
         "--plot",

@@ -25,7 +25,7 @@ from torch import Tensor
 from service.interface import Density, Interface, Latent
 from training.bounds import Terms
 from training.data import Batch, Data
-from training.family import Nats, Turn
+from training.family import Nats, Score, Turn
 from training.gradients import ESTIMATORS, Bernoulli, Gradient, MeanField, Normal
 from training.latent import LatentConfig, LatentModel
 
@@ -172,10 +172,10 @@ class BBVI(LatentModel):
         x = self.observation.resample(batch.x)
         return x, self.infer(x, self.first(len(x)).to(x), steps=self.config.score_steps)
 
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
+    def score(self, batch: Batch) -> Score:
         """Return the mean negative ELBO in nats, after inference from the prior on."""
         x, parameters = self._afresh(batch)
-        return -self.terms(x, parameters, draws=self.config.draws).elbo.mean()
+        return Score.mean(-self.terms(x, parameters, draws=self.config.draws).elbo)
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return the negative ELBO and -log p(x), under the q that inference ends with."""

@@ -13,6 +13,8 @@ from training.quality import quality
 
 CARD = "card.md"
 """Its name in a bundle."""
+DIAGNOSTICS = "diagnostics.png"
+"""The name of the picture of what samples leave out and copy, where there is one."""
 _QUALITY = "Quality"
 
 _WHAT = {
@@ -36,11 +38,17 @@ _POSTERIORS = {
 }
 
 
-def card(manifest: Manifest, trained: Fit) -> str:
-    """Return the card of a bundle, next to which `samples.png` and `curves.png` lie."""
+def card(manifest: Manifest, trained: Fit, *, diagnosed: bool = False) -> str:
+    """Return the card of a bundle, next to which `samples.png` and `curves.png` lie.
+
+    Args:
+        manifest: The bundle's.
+        trained: How it was trained.
+        diagnosed: Whether `diagnostics.png` lies there too.
+    """
     sections = {
         f"{manifest.title}": _introduction(manifest),
-        _QUALITY: quality(manifest),
+        _QUALITY: _quality(manifest, diagnosed),
         "Its density": _density(manifest),
         "Ask for samples": _usage(manifest),
         **({"Integrate": _integration(manifest)} if is_proposal(manifest) else {}),
@@ -55,13 +63,23 @@ def card(manifest: Manifest, trained: Fit) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def with_quality(text: str, manifest: Manifest) -> str:
+def with_quality(text: str, manifest: Manifest, *, diagnosed: bool = False) -> str:
     """Return a card with the figures of this manifest; all else stays as it is."""
-    section = f"## {_QUALITY}\n\n{quality(manifest)}\n\n"
+    section = f"## {_QUALITY}\n\n{_quality(manifest, diagnosed)}\n\n"
     there = re.compile(rf"^## {_QUALITY}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     if there.search(text):
         return there.sub(lambda _: section, text, count=1).rstrip("\n") + "\n"
     return f"{text.rstrip()}\n\n{section.rstrip()}\n"
+
+
+def _quality(manifest: Manifest, diagnosed: bool) -> str:
+    picture = f"\n\n![What samples leave out, and what they are near]({DIAGNOSTICS})"
+    return quality(manifest) + (picture if diagnosed else "")
+
+
+def score_name(manifest: Manifest) -> str:
+    """Return what the validation score of a model is."""
+    return "held-out MMD²" if manifest.family == "gan" else "validation score"
 
 
 def sample_command(manifest: Manifest) -> str:
@@ -230,11 +248,29 @@ def _training(manifest: Manifest, trained: Fit) -> str:
     provenance = manifest.provenance
     return (
         f"{provenance.parameters:,} parameters, {len(trained.history):,} epochs in "
-        f"{_duration(trained.wall_time_s)} on {trained.device}. The weights are those of epoch "
-        f"{trained.best_epoch}, the best by validation score ({trained.best_score:.5g}).\n\n"
+        f"{_duration(trained.wall_time_s)} on {trained.device}. {_selection(manifest, trained)}\n\n"
         "![Training and validation curves](curves.png)\n\n"
         f"The recipe, overrides included:\n\n```toml\n{toml(provenance.recipe)}```"
     )
+
+
+def _selection(manifest: Manifest, trained: Fit) -> str:
+    """Return which epoch's weights were kept and why, and how sure that is."""
+    history, best = trained.history, trained.history[trained.best_epoch - 1]
+    planned = manifest.provenance.recipe.get("train", {}).get("epochs", len(history))
+    text = (
+        f"The weights are those of epoch {best.number}, the best by {score_name(manifest)} "
+        f"({best.score:.5g}"
+    )
+    if best.score_error is not None:
+        near = sum(epoch.score <= best.score + best.score_error for epoch in history)
+        text += f" ± {best.score_error:.2g}; {near:,} of {len(history):,} epochs are within that"
+    text += "), and not by the loss."
+    if len(history) < planned:
+        text += (
+            f" Training stopped {len(history) - best.number:,} epochs later, as none was better."
+        )
+    return text
 
 
 def _limits(manifest: Manifest) -> str:

@@ -38,7 +38,7 @@ from training.coupling import Standardise
 from training.data import Batch, Data
 from training.dequantise import Spread
 from training.divergence import estimated, exact
-from training.family import Call, Family, Inexactness, Nats, Pixels, Turn
+from training.family import Call, Family, Inexactness, Nats, Pixels, Score, Turn
 from training.matching import Times, miss, optimal_transport
 from training.networks import normal_log_prob
 from training.ode import solve
@@ -188,14 +188,14 @@ class ContinuousFlow(Family):
         """Return the one move: the objective's."""
         return (Turn(self.config.objective, tuple(self.parameters()), self._loss),)
 
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
+    def score(self, batch: Batch) -> Score:
         """Return the mean squared error of the velocity, or the mean negative log-density."""
         if self.config.objective == "likelihood":
-            return self._loss(batch)["loss"]
+            return Score.mean(-self._log_density(batch, steps=self.config.likelihood_steps))
         w, condition = self._entered(batch)[0], self.condition(batch)
         noise = torch.randn(SCORE_DRAWS, *w.shape, dtype=w.dtype, device=w.device)
         found = [self._miss(w, each, condition) for each in (*noise, *-noise)]
-        return torch.stack(found).mean()
+        return Score(torch.stack(found).mean().item())
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return each event's negative log-density, by the default solver.

@@ -21,8 +21,9 @@ from training.events import (
     to_pixels,
 )
 from training.integrands import Integrand, find, is_integrand
+from training.mixtures import Mixture
 from training.raw import DataInvalid, Parts, Raw
-from training.sources import GENERATED_ROWS, read
+from training.sources import GENERATED_ROWS, mixture_of, read
 
 MINIMUM_ROWS = 20
 """A guess: with fewer, three splits and a standard error mean nothing."""
@@ -187,6 +188,7 @@ class Data:
         sha256: Of all rows, labels and contexts, so that two runs can be known to have seen the
             same.
         integrand: What the rows are points of, uniform in its box. None where they are data.
+        mixture: What the rows were drawn from, where its modes are known.
     """
 
     train: Batch
@@ -200,6 +202,7 @@ class Data:
     sha256: str
     context: Context | None = None
     integrand: Integrand | None = None
+    mixture: Mixture | None = None
 
 
 def told_labels(labels: tuple[str, ...] | None, *, conditional: bool) -> tuple[str, ...] | None:
@@ -257,6 +260,7 @@ def load(config: DataConfig) -> Data:
         sha256=_digest(x, label, told, value),
         context=None if told is None else context_of(raw, told[splits["train"]]),
         integrand=integrand,
+        mixture=mixture_of(config.source, noise=config.noise),
     )
 
 

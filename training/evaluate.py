@@ -24,7 +24,7 @@ from training.classifier import recognised, train_classifier
 from training.data import Batch, Data
 from training.family import Family
 from training.representation import representation, share_error
-from training.samples import comparisons, features_of
+from training.samples import Compared, comparisons, features_of
 from training.sampling import sample
 
 NATS_ROWS = 256
@@ -68,6 +68,7 @@ def evaluate(
     *,
     likelihood: bool = True,
     advance: Callable[[int], None] = lambda _: None,
+    show: Callable[[Compared], None] = lambda _: None,
 ) -> tuple[Figure, ...]:
     """Return what the test split says of a model; the same each time on one machine.
 
@@ -77,6 +78,7 @@ def evaluate(
         config: The recipe's section `evaluate`.
         likelihood: Whether to judge that, which takes the longest.
         advance: Told of rows whose likelihood is known.
+        show: Told of what samples were compared with, unless there are too few rows for it.
     """
     model.eval()
     test = data.test[: config.rows]
@@ -92,7 +94,7 @@ def evaluate(
         draws = config.draws or model.usual_draws
         figures = [
             *(_likelihood(model, test, draws, advance) if likelihood else ()),
-            *comparisons(model, data, test, features, config.seed),
+            *comparisons(model, data, test, features, config.seed, show),
             *representation(model, data, test),
             *_inexactness(model, test, config.seed),
         ]

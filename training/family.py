@@ -5,6 +5,7 @@ The loop asks it for turns, the evaluation for nats, the export for graphs; none
 which family it holds.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Turn:
         parameters: What this move changes.
         loss: Maps a batch to named scalars; "loss" is minimised, the others are logged.
         rate: Factor on the recipe's learning rate.
-        times: How often it is made in a step, on the same rows but with fresh noise.
+        times: How often it is made in a step, each time on other rows.
         bound: The largest magnitude of each parameter: those beyond it are put back after a move.
     """
 
@@ -37,6 +38,32 @@ class Turn:
     rate: float = 1.0
     times: int = 1
     bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """What validation says of a model, to be minimised.
+
+    Args:
+        value: A number.
+        standard_error: By the choice of the rows, where it is known. Scores of two epochs are of
+            the same rows and the same noise, so they differ by less than their errors say.
+    """
+
+    value: float
+    standard_error: float | None = None
+
+    @classmethod
+    def mean(cls, values: Float[Tensor, "batch ..."]) -> "Score":
+        """Return the mean of what is said of each row, perhaps by several draws, with its error.
+
+        Example:
+            >>> Score.mean(torch.tensor([1.0, 3.0]))
+            Score(value=2.0, standard_error=1.0)
+        """
+        rows = values.flatten(1).double().mean(1) if values.ndim > 1 else values.double()
+        error = rows.std().item() / math.sqrt(len(rows)) if len(rows) > 1 else None
+        return cls(values.mean().item(), error)
 
 
 @dataclass(frozen=True)
@@ -94,8 +121,8 @@ class Family(nn.Module, ABC):
         """
 
     @abstractmethod
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
-        """Return the validation score of a batch, to be minimised.
+    def score(self, batch: Batch) -> Score:
+        """Return the validation score of a batch.
 
         Called in evaluation mode, without gradients, and with torch's global generator seeded
         alike each time, so that two scores differ by the weights alone.

@@ -26,7 +26,7 @@ from training.coupling import Bijection, Chain, Standardise, with_digits
 from training.data import Batch, Data
 from training.dequantise import Columns, Dequantise
 from training.elementwise import Additive, Affine, Elementwise, Spline
-from training.family import Call, Family, Nats, Pixels, Turn
+from training.family import Call, Family, Nats, Pixels, Score, Turn
 from training.glow import Kind, Moving, Step, multi_scale, of_features
 from training.linear import ActNorm, Whiten
 from training.networks import normal_log_prob
@@ -257,9 +257,9 @@ class Flow(Family):
         """Return the one move: maximum likelihood over all parameters."""
         return (Turn("likelihood", tuple(self.parameters()), self._loss),)
 
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
+    def score(self, batch: Batch) -> Score:
         """Return the mean negative log-density in nats."""
-        return self._loss(batch)["loss"]
+        return Score.mean(-self._log_density(batch))
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return each event's negative log-density, of grey levels or categories by noise in them.

@@ -1,8 +1,9 @@
 r"""Generative adversarial networks: a generator learns to fool a critic.
 
-In a step the critic moves so many times, each on fresh noise, and then the generator once. What
-either of them wants is the objective's (`adversarial.py`), what they are is in `players.py`. By
-default the critic's D(x) is the logit of "x is data". Its turn raises the likelihood of that,
+In a step the critic moves so many times, each on fresh rows and noise, and then the generator
+once. What either of them wants is the objective's (`adversarial.py`), what they are is in
+`players.py`. By default the critic's D(x) is the logit of "x is data". Its turn raises the
+likelihood of that,
 
     V = E_data[log sigma(D(x))] + E_z[log(1 - sigma(D(G(z))))],
 
@@ -24,7 +25,7 @@ from service.interface import Density, Frozen, Interface, Latent, Role
 from training.adversarial import Name, Outputs, has_kink, is_mmd, objective, of_a_kernel
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
-from training.family import Call, Family, Pixels, Turn
+from training.family import Call, Family, Pixels, Score, Turn
 from training.kernels import mean_squared_distance
 from training.networks import Rescale
 from training.players import (
@@ -61,7 +62,7 @@ class GANConfig(Frozen):
         1.0, gt=0, description="The critic's learning rate over the generator's."
     )
     critic_steps: int = Field(
-        1, ge=1, description="Moves of the critic in a step, each on fresh noise."
+        1, ge=1, description="Moves of the critic in a step, each on fresh rows and noise."
     )
     critic_features: int = Field(
         16, ge=1, description="Of the mmd objectives: numbers that the critic says of an event."
@@ -305,15 +306,17 @@ class GAN(Family):
         events: Tensor = self.generator(z, label)
         return events if self.scale is None else self.scale.location + self.scale.unit * events
 
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
+    def score(self, batch: Batch) -> Score:
         """Return the squared MMD between the batch and as many samples of the same labels.
 
         In pixels or standardised features: a stopping statistic that needs no trained network,
-        not a measure of quality.
+        not a measure of quality. A game's losses are no such statistic: each is measured by the
+        other player, and both may stand still while samples get better, or worse.
         """
         samples = self.decode(self._noise(batch), self._label(batch))
         real, fake = (self.enter(x).flatten(1) for x in (batch.x, samples))
-        return torch.tensor(squared_mmd(real, fake, unit=self.unit).value)
+        found = squared_mmd(real, fake, unit=self.unit)
+        return Score(found.value, found.standard_error)
 
     def graphs(self) -> dict[Role, nn.Module]:
         """Return decode."""

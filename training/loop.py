@@ -17,10 +17,11 @@ from pydantic import Field
 from torch import Tensor
 
 from service.interface import Frozen
-from training.checkpoint import CHECKPOINT, Fit, Run
+from training.checkpoint import CHECKPOINT, GRADIENT_NORM, Fit, Run
 from training.data import Batch, Data
-from training.family import Family, Turn
+from training.family import Family, Score, Turn
 from training.progress import Progress
+from training.trace import Trace
 
 CHECKPOINT_EVERY_S = 30.0
 """Beside the one at each epoch's end: so much work a kill can cost. A guess at what annoys."""
@@ -43,7 +44,8 @@ class TrainConfig(Frozen):
     batch_size: int = Field(
         default=128,
         ge=1,
-        description="Rows a step. A pass drops the rows that fill no batch, others each time.",
+        description="Rows a move: a step has one, or as many as a GAN's critic_steps. A pass drops "
+        "the rows that fill no step, others each time.",
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, description="Step size of AdamW after warm-up; a turn may scale it."
@@ -110,22 +112,23 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
     # Before the average is made, which then has it too. A run that is resumed writes over both.
     first = permutation(len(train), seed=config.seed, epoch=0)[: config.batch_size]
     model.prepare(train[first.to(device)])
+    steps = max(1, len(train) // (config.batch_size * _moves(turns)))
     run = Run(
         model=model,
         average=copy.deepcopy(model),
         optimisers={turn.name: _adam(turn, config) for turn in turns},
         path=folder / CHECKPOINT,
         key=key,
+        trace=Trace.of_length(config.epochs * steps),
     )
     run.resume()
-    steps = max(1, len(train) // config.batch_size)
     with Progress(run, data, folder=folder, epochs=config.epochs, steps=steps) as progress:
         while not _finished(run, config):
             _train_epoch(run, turns, train, config=config, steps=steps, progress=progress)
             score = validate(run.average, validation, seed=config.seed)
-            if not math.isfinite(score):
+            if not math.isfinite(score.value):
                 raise TrainingFailed(
-                    f"epoch {run.epoch + 1}: the validation score is {score}. {_ADVICE}"
+                    f"epoch {run.epoch + 1}: the validation score is {score.value}. {_ADVICE}"
                 )
             run.close_epoch(score)
             run.save()
@@ -165,18 +168,40 @@ def _train_epoch(
     order = permutation(len(train), seed=config.seed, epoch=run.epoch).to(train.x.device)
     saved = time.monotonic()
     while run.step < steps:
-        start = run.step * config.batch_size
-        batch = train[order[start : start + config.batch_size]]
+        parts = rows_of(order, run.step, size=config.batch_size, moves=_moves(turns))
+        batches = [train[part] for part in parts]
         factor = rate(config, run.epoch * steps + run.step, steps)
-        for turn in (each for each in turns for _ in range(each.times)):
-            losses = _take(run, turn, batch, config=config, factor=factor)
-            run.add({f"{turn.name}/{name}": value / turn.times for name, value in losses.items()})
+        for turn in turns:
+            for batch in batches[: turn.times]:
+                found = _take(run, turn, batch, config=config, factor=factor)
+                run.add({f"{turn.name}/{name}": each / turn.times for name, each in found.items()})
         run.average_weights(_decay(config.ema, run.epoch * steps + run.step))
-        run.step += 1
+        run.close_step(steps)
         progress.show_step()
         if time.monotonic() - saved > CHECKPOINT_EVERY_S:
             run.save()
             saved = time.monotonic()
+
+
+def _moves(turns: tuple[Turn, ...]) -> int:
+    """Return how many batches a step takes: each move of a turn has its own."""
+    return max(turn.times for turn in turns)
+
+
+def rows_of(
+    order: Int[Tensor, " rows"], step: int, *, size: int, moves: int
+) -> tuple[Int[Tensor, " batch"], ...]:
+    """Return the rows of each move of a step: other ones, as far as there are enough.
+
+    Example:
+        >>> rows_of(torch.arange(10), 1, size=2, moves=2)
+        (tensor([4, 5]), tensor([6, 7]))
+    """
+    size = min(size, len(order))
+    start = step * size * moves
+    places = torch.arange(start, start + size * moves, device=order.device) % len(order)
+    moved: tuple[Tensor, ...] = order[places].split(size)
+    return moved
 
 
 def permutation(rows: int, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:
@@ -202,7 +227,7 @@ def rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
 def _take(
     run: Run, turn: Turn, batch: Batch, *, config: TrainConfig, factor: float
 ) -> Mapping[str, float]:
-    """Make one turn's step and return its losses."""
+    """Make one move of a turn and return its losses and its gradient's norm, unclipped."""
     optimiser = run.optimisers[turn.name]
     for group in optimiser.param_groups:
         group["lr"] = config.learning_rate * turn.rate * factor
@@ -213,8 +238,8 @@ def _take(
     # A loss may reach the other player's parameters: their gradients are not even computed.
     losses["loss"].backward(inputs=turn.parameters)
     norm = torch.nn.utils.clip_grad_norm_(turn.parameters, config.gradient_clip or math.inf)
-    values = {name: value.item() for name, value in losses.items()}
-    for what, value in (("loss", values["loss"]), ("gradient's norm", norm.item())):
+    values = {name: value.item() for name, value in losses.items()} | {GRADIENT_NORM: norm.item()}
+    for what, value in (("loss", values["loss"]), ("gradient's norm", values[GRADIENT_NORM])):
         if not math.isfinite(value):
             raise TrainingFailed(
                 f"turn {turn.name!r}, epoch {run.epoch + 1}, step {run.step + 1}: "
@@ -239,8 +264,8 @@ def _decay(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def validate(model: Family, split: Batch, *, seed: int) -> float:
-    """Return the validation score of a model, to be minimised, and leave no trace.
+def validate(model: Family, split: Batch, *, seed: int) -> Score:
+    """Return the validation score of a model, and leave no trace.
 
     The same random numbers are drawn each time and the generators are put back after, so
     scores differ by the weights alone and training does not see that it was watched.
@@ -252,8 +277,14 @@ def validate(model: Family, split: Batch, *, seed: int) -> float:
     )
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
-        total = sum(model.score(split[rows]).item() * len(rows) for rows in chunks)
-    return total / len(split)
+        scores = [(model.score(split[rows]), len(rows)) for rows in chunks]
+    total = sum(score.value * rows for score, rows in scores)
+    # Chunks are of other rows, so their errors are independent.
+    errors = [
+        score.standard_error * rows for score, rows in scores if score.standard_error is not None
+    ]
+    error = math.hypot(*errors) / len(split) if len(errors) == len(scores) else None
+    return Score(total / len(split), error)
 
 
 def _finished(run: Run, config: TrainConfig) -> bool:

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
@@ -141,6 +141,28 @@ def nearest(
     x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
 ) -> Float[Tensor, " rows"]:
     """Return the distance of each row to the nearest of others."""
+    distance: Tensor = (x - others[closest(x, others)]).double().norm(dim=1)
+    return distance
+
+
+def closest(
+    x: Float[Tensor, "rows feature"],
+    others: Float[Tensor, "others feature"],
+    *,
+    but: Int[Tensor, " rows"] | None = None,
+) -> Int[Tensor, " rows"]:
+    """Return which of others is nearest to each row.
+
+    Args:
+        x: Rows.
+        others: Of these.
+        but: Which of them each row is itself, where it is one: it is no neighbour of its own.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
+        >>> closest(x, x, but=torch.arange(3)).tolist()
+        [1, 0, 1]
+    """
     # |y|^2 - 2 x.y is fast and cancels, less so about the mean: it says which row is nearest, and
     # the difference to that one says how near it is.
     centre = others.mean(0)
@@ -148,8 +170,10 @@ def nearest(
     squares = centred.square().sum(1)
     found = []
     for rows in _some(x, others):
-        which = (squares - 2 * (x[rows] - centre) @ centred.T).argmin(1)
-        found.append((x[rows] - others[which]).double().norm(dim=1))
+        near = squares - 2 * (x[rows] - centre) @ centred.T
+        if but is not None:
+            near[torch.arange(len(rows)), but[rows]] = torch.inf
+        found.append(near.argmin(1))
     return torch.cat(found)
 
 

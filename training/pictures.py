@@ -1,4 +1,4 @@
-"""Pictures of a model: its samples and its training curves, as matplotlib figures."""
+"""Pictures of a model's samples, as matplotlib figures, and how a figure becomes a file."""
 
 import io
 import math
@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
 from service.interface import Event
-from training.checkpoint import Epoch
 from training.data import Batch
 from training.family import Family
 from training.sampling import sample
@@ -38,6 +38,8 @@ NAMED = 6
 """Categories whose names stand below their bars, at most."""
 GRID = 200
 """Points a side of the density's heat map."""
+DECADES = 2.5
+"""Of a logarithmic axis, up to which not only powers of ten are named."""
 DATA, MODEL = "#4a4a4a", "#c8442b"
 """Colours of data and of samples, the same in every picture."""
 
@@ -85,12 +87,12 @@ def _image_grid(model: Family, held: Batch, seed: int) -> Figure:
     if names:
         told = torch.arange(rows).repeat_interleave(COLUMNS)
     x = sample(model, rows=rows * COLUMNS, seed=seed, condition=told).x
-    mosaic = _mosaic(x.permute(0, 2, 3, 1).numpy(), columns=COLUMNS)
+    tiled = mosaic(x.permute(0, 2, 3, 1).numpy(), columns=COLUMNS)
     margin = 0.0 if not names else 0.13 * max(len(name) for name in names) + 0.15
-    height, width = (side / 100 for side in mosaic.shape[:2])
+    height, width = (side / 100 for side in tiled.shape[:2])
     figure = Figure(figsize=(width + margin, height), dpi=100, facecolor="white")
     axes = figure.add_axes((margin / (width + margin), 0, width / (width + margin), 1))
-    axes.imshow(mosaic, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for row, name in enumerate(names):
         y = 1 - (row + 0.5) / rows
@@ -98,7 +100,7 @@ def _image_grid(model: Family, held: Batch, seed: int) -> Figure:
     return figure
 
 
-def _mosaic(
+def mosaic(
     images: Float[np.ndarray, "rows height width channel"], *, columns: int
 ) -> Float[np.ndarray, "tall wide channel"]:
     """Return the images side by side on white, with a gap, enlarged by a whole factor."""
@@ -224,6 +226,15 @@ def _bins(x: Float[np.ndarray, " rows"], categories: Sequence[str]) -> Float[np.
     return np.linspace(low - pad, high + pad, 40)
 
 
+def logarithmic(axis: Axis) -> None:
+    """Give a logarithmic axis ticks at 1, and of few decades at 2 and 5, as plain numbers."""
+    low, high = axis.get_view_interval()
+    few = high < low * 10**DECADES
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def render(figure: Figure) -> UInt8[np.ndarray, "height width 3"]:
     """Return a figure's pixels."""
     canvas = FigureCanvasAgg(figure)
@@ -240,42 +251,3 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     (fewer if off.mean() < UNSEEN else picture).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
-
-
-def draw_curves(history: Sequence[Epoch], best_epoch: int) -> Figure:
-    """Return the losses of training and the validation score over the epochs."""
-    epochs = [epoch.number for epoch in history]
-    scores = [epoch.score for epoch in history]
-    losses = [name for name in history[0].losses if name.endswith("/loss")]
-    # One player minimises what validation measures, so one scale shows both; a game's losses
-    # and its score have nothing in common.
-    figure = Figure(figsize=(7, 3.6 * min(2, len(losses))), dpi=100, layout="constrained")
-    panels = np.atleast_1d(figure.subplots(min(2, len(losses)), 1, sharex=True))
-    for name in losses:
-        curve = [epoch.losses[name] for epoch in history]
-        panels[0].plot(epochs, curve, label=f"train: {name.removesuffix('/loss')}")
-    panels[-1].plot(epochs, scores, color=MODEL, label="validation")
-    panels[-1].plot(
-        [best_epoch],
-        [scores[best_epoch - 1]],
-        "o",
-        color=MODEL,
-        label=f"best: {scores[best_epoch - 1]:.4g} in epoch {best_epoch}",
-    )
-    for axes in panels:
-        _keep_the_tail_in_view(axes)
-        axes.legend()
-        axes.grid(alpha=0.3)
-    panels[-1].set_xlabel("epoch")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
-
-
-def _keep_the_tail_in_view(axes: Axes) -> None:
-    """Cut the steep beginning off the y axis, so that the long end can be read."""
-    curves = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines()]
-    values = np.concatenate(curves)
-    tails = np.concatenate([curve[len(curve) // 10 :] for curve in curves])
-    low, high = float(values.min()), float(tails.max())
-    pad = 0.05 * (high - low) or 1.0
-    axes.set_ylim(low - pad, high + pad)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from torch.utils.tensorboard import SummaryWriter
 
-from training.checkpoint import Run
+from training.checkpoint import GRADIENT_NORM, Run
 from training.data import Data
 from training.pictures import draw_samples, render
 
@@ -119,6 +119,13 @@ class Progress:
 
 
 def _listing(losses: dict[str, float]) -> str:
-    """Return "critic 0.69, generator 1.2": each turn's "loss" goes by the turn's name."""
-    shown = ((name.removesuffix("/loss"), value) for name, value in losses.items())
+    """Return "critic 0.69, generator 1.2": each turn's "loss" goes by the turn's name.
+
+    Gradients are for TensorBoard and for the picture of the curves: a line is short.
+    """
+    shown = (
+        (name.removesuffix("/loss"), value)
+        for name, value in losses.items()
+        if not name.endswith(GRADIENT_NORM)
+    )
     return ", ".join(f"{name} {value:.4g}" for name, value in shown)

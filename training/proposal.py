@@ -35,7 +35,7 @@ from service.interface import Density, Frozen, Interface
 from service.manifest import Figure
 from training import weights
 from training.data import Batch, Data
-from training.family import Turn
+from training.family import Score, Turn
 from training.flow import Flow, FlowConfig
 
 Objective = Literal["forward-kl", "reverse-kl", "chi-square"]
@@ -106,11 +106,11 @@ class Proposal(Flow):
         """Return the one move: a step along the objective's gradient, at fresh points."""
         return (Turn(self.objective, tuple(self.parameters()), self._loss),)
 
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
+    def score(self, batch: Batch) -> Score:
         """Return log E[w²] / E[w]², whatever the objective: the variance is what figures tell."""
         x = self.draw(batch)
         log_q = self.log_density(x).double()
-        return chi_square(self.values(x), self.log_mixture(log_q)).to(x.dtype)
+        return Score(chi_square(self.values(x), self.log_mixture(log_q)).to(x.dtype).item())
 
     def own_figures(self, test: Batch) -> tuple[Figure, ...]:
         """Return the integral by the mixture, and how it compares with the test rows alone.

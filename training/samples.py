@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from service.manifest import Figure
 from training import extractor
 from training.classifier import read, recognised
+from training.collapse import by_classes, by_modes
 from training.data import Batch, Data
 from training.discrepancy import Discrepancy
 from training.family import Family
@@ -44,6 +45,28 @@ class Features:
 
     read: Callable[[Tensor], Float[Tensor, "rows feature"]]
     name: str
+    reader: nn.Module | None = None
+    """The classifier whose features these are: it reads labels."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was compared, for a picture of it: samples and as many test rows, and training rows.
+
+    Args:
+        data: Of which the rows are.
+        samples, test: Events.
+        of_samples, of_test, of_train: Their features; the last of all training rows.
+        features: What these are.
+    """
+
+    data: Data
+    samples: Float[Tensor, "rows ..."]
+    test: Float[Tensor, "rows ..."]
+    of_samples: Float[Tensor, "rows feature"]
+    of_test: Float[Tensor, "rows feature"]
+    of_train: Float[Tensor, "others feature"]
+    features: Features
 
 
 def features_of(data: Data, test: Batch, trained: Callable[[], nn.Sequential]) -> Features:
@@ -66,12 +89,14 @@ def features_of(data: Data, test: Batch, trained: Callable[[], nn.Sequential]) -
                 return Features(
                     _last(network),
                     f"the {known.features} features of {known.name} ({known.sha256[:8]})",
+                    network,
                 )
-        read_raw = _last(trained())
+        classifier = trained()
+        read_raw = _last(classifier)
         # As those of the named extractor, of mean square 1.
         size = read_raw(data.train.x).square().mean().sqrt()
         name = "the features of a classifier trained on the training split"
-        return Features(lambda x: read_raw(x) / size, name)
+        return Features(lambda x: read_raw(x) / size, name, classifier)
     return Features(lambda x: numbers(data, x), _numbers(data))
 
 
@@ -93,7 +118,12 @@ def numbers(data: Data, x: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows fea
 
 
 def comparisons(
-    model: Family, data: Data, test: Batch, features: Callable[[], Features], seed: int
+    model: Family,
+    data: Data,
+    test: Batch,
+    features: Callable[[], Features],
+    seed: int,
+    show: Callable[[Compared], None] = lambda _: None,
 ) -> Iterator[Figure]:
     """Yield figures of samples against test rows, each with the same of training rows behind it.
 
@@ -103,6 +133,7 @@ def comparisons(
         test: The rows to judge by.
         features: Gives what to compare by, if there are rows enough.
         seed: Of the samples, and of all draws.
+        show: Told of what is compared, if there are rows enough.
     """
     rows = min(len(test), len(data.train), ROWS)
     drawn = sample(model, rows=rows, seed=seed, condition=model.condition(test[:rows])).x
@@ -132,6 +163,9 @@ def comparisons(
         by_neighbours(known[chosen], theirs, known[others], name=seen.name),
         what,
     )
+    compared = Compared(data, drawn, held_out, ours, theirs, known, seen)
+    yield from _beside(by_kinds(compared, drawn), by_kinds(compared, train[chosen]), what)
+    show(compared)
 
 
 def partners(train: Batch, test: Batch, *, told: Tensor | None) -> Int[Tensor, " rows"]:
@@ -250,6 +284,16 @@ def by_neighbours(x: Tensor, test: Tensor, train: Tensor, *, name: str) -> Itera
         note=f"far below 0: copies, or ever the most usual; nearer to a training row than a test "
         f"row is: {found.share:.3f} of them; by {name}, among {len(train):,} training rows",
     )
+
+
+def by_kinds(compared: Compared, x: Tensor) -> Iterator[Figure]:
+    """Yield which modes or classes rows are of, where it is known which there are."""
+    data, seen = compared.data, compared.features
+    if data.mixture:
+        yield from by_modes(x, data.mixture)
+    elif seen.reader and data.labels:
+        name = seen.name.partition(" features of ")[2]
+        yield from by_classes(x, compared.test, seen.reader, data.labels, name=name)
 
 
 def _value(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Num
 from sklearn import datasets
 
 from training.arrays import read_archive, read_folder
-from training.mixtures import MIXTURES
+from training.mixtures import MIXTURES, Mixture
 from training.raw import DataInvalid, Parts, Raw, reason
 from training.tables import read_file, read_table
 
@@ -142,17 +142,21 @@ def _toy(
 def _mixture(name: str, *, rows: int | None, noise: float | None, seed: int) -> Raw:
     """Return freshly generated rows of Gaussians in the plane, whose noise is their deviation."""
     source = f"gaussians:{name}"
-    if name not in MIXTURES:
+    mixture = mixture_of(source, noise=noise)
+    if mixture is None:
         known = ", ".join(sorted(MIXTURES))
         raise DataInvalid(f"{source}: unknown set; those of Gaussians known here are {known}")
-    mixture = MIXTURES[name]
-    x = mixture.draw(
-        GENERATED_ROWS if rows is None else rows,
-        spread=mixture.spread if noise is None else noise,
-        seed=seed,
-    )
+    count = GENERATED_ROWS if rows is None else rows
+    x = mixture.draw(count, spread=mixture.spread, seed=seed)
     title = f"{name} of {len(mixture.centres)} Gaussians"
     return Raw(x, source=source, title=title)
+
+
+def mixture_of(source: str, *, noise: float | None) -> Mixture | None:
+    """Return the mixture that the rows of a source are drawn from; None of any other source."""
+    scheme, _, name = source.partition(":")
+    known = MIXTURES.get(name) if scheme == "gaussians" else None
+    return known if known is None or noise is None else replace(known, spread=noise)
 
 
 def _built_in(name: str, parts: Parts) -> Raw:

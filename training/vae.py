@@ -28,7 +28,7 @@ from training.bounds import (
 )
 from training.data import Batch, Data, told_labels
 from training.encoder import Encoder
-from training.family import Call, Nats, Turn
+from training.family import Call, Nats, Score, Turn
 from training.latent import LatentConfig, LatentModel
 from training.networks import bounded_log
 from training.posterior import DiagonalGaussian, FlowPosterior, FullGaussian, Posterior
@@ -304,14 +304,14 @@ class VAE(LatentModel):
     def _noise(self, x: Tensor, *, draws: int) -> Float[Tensor, "batch draws latent"]:
         return torch.randn(len(x), draws, self.latent, dtype=x.dtype, device=x.device)
 
-    def score(self, batch: Batch) -> Float[Tensor, ""]:
+    def score(self, batch: Batch) -> Score:
         """Return the mean negative bound in nats, of a few draws per event."""
         x = self.observation.resample(batch.x)
         noise = self._noise(x, draws=min(SCORE_DRAWS, self.config.last_draws))
         terms = self.terms(x, noise, self._label(batch))
         if self.config.objective == "elbo":
-            return -terms.elbo.mean()
-        return -log_mean(terms.log_weight).mean()
+            return Score.mean(-terms.elbo)
+        return Score.mean(-log_mean(terms.log_weight))
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return the negative ELBO and -log p(x), see `figures`."""

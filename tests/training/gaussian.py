@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from service.interface import Density, Event, Interface, Latent, Role
 from training.data import Batch, Data
-from training.family import Call, Family, Nats, Turn
+from training.family import Call, Family, Nats, Score, Turn
 
 
 class Gaussian(Family):
@@ -49,9 +49,9 @@ class Gaussian(Family):
         nats = self._nll(batch.x).mean() * self.factor
         return {"loss": nats + self.noise * torch.randn_like(self.mean) @ self.mean, "nats": nats}
 
-    def score(self, batch: Batch) -> Tensor:
+    def score(self, batch: Batch) -> Score:
         """Return the mean negative log-density, with noise in it that must not matter."""
-        return self._nll(batch.x).mean() + 0.001 * torch.randn_like(self.mean[0])
+        return Score.mean(self._nll(batch.x) + 0.001 * torch.randn_like(self.mean[0]))
 
     def nats(self, batch: Batch, draws: int) -> dict[str, Nats]:
         """Return -log N(x; mean, 1)."""

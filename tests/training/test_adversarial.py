@@ -165,26 +165,31 @@ def test_scaling_divides_the_discrepancy_by_value_and_gradient() -> None:
     assert losses[1] == pytest.approx(losses[0] / steepness, rel=1e-5)
 
 
-def test_critic_moves_so_many_times_on_fresh_noise(
+def test_critic_moves_so_many_times_on_fresh_rows_and_noise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    data = labelled()
+    data = labelled(130)
     torch.manual_seed(0)
     model = GAN(GANConfig(**SIZES, critic_steps=3), data)
     noises: list[Tensor] = []
+    rows: list[Tensor] = []
     draw = GAN._noise
 
     def recorded(self: GAN, batch: Any) -> Tensor:  # noqa: ANN401
+        rows.append(batch.x)
         noises.append(draw(self, batch))
         return noises[-1]
 
     monkeypatch.setattr(GAN, "_noise", recorded)
     losses = train(model, data, tmp_path)
-    steps = len(data.train) // 20
+    steps = len(data.train) // (3 * 20)
     # Besides three moves and one in a step, the validation and what is drawn for its picture.
     assert len(noises) == 4 * steps + 1
     for one, other in itertools.pairwise(noises):
         assert one.shape != other.shape or not one.equal(other)
+    for step in range(steps):
+        moves = torch.cat(rows[4 * step : 4 * step + 3])
+        assert len(moves.unique(dim=0)) == len(moves) == 60
     # The mean over the three is logged, and not their sum: accuracy is a share.
     assert 0 <= losses["critic/accuracy"] <= 1
 

@@ -13,7 +13,7 @@ from service.manifest import Figure
 from tests.training.bundled import exported, recipe_of_a, shaken
 from training import __main__ as command
 from training import assess, data
-from training.card import CARD
+from training.card import CARD, DIAGNOSTICS
 from training.figures import merged
 from training.recipe import Recipe, build
 
@@ -69,7 +69,7 @@ def test_figures_are_stored_beside_the_others_and_graphs_stay(
     assert run(models / "toy") == 0
     after = contents(folder)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"manifest.json", CARD}
+    assert changed == {"manifest.json", CARD, DIAGNOSTICS}
     assert os.listdir(models / "toy") == ["1"]
     found = figures(models)
     assert list(found)[:2] == ["beauty", "negative ELBO"]
@@ -175,6 +175,7 @@ def test_figures_of_other_data_say_so(models: Path, tmp_path: Path) -> None:
     table.write_text("\n".join(lines))
     assert run(models / "toy", "--data", str(table)) == 0
     figure = figures(models)["negative ELBO"]
+    assert not (models / "toy" / "1" / DIAGNOSTICS).exists()
     assert "of others.csv" in figure.note
     assert figure.n == 12
 
@@ -247,6 +248,10 @@ def test_model_without_a_density_is_judged_by_its_samples(
     found = figures(tmp_path)
     assert found["beauty"].value == 1.5
     assert {"FID of samples", "FID of training rows", "C_T of samples"} <= found.keys()
+    assert {"classes read of samples", "class divergence of training rows"} <= found.keys()
+    place = tmp_path / "toy" / "1"
+    assert (place / DIAGNOSTICS).read_bytes().startswith(b"\x89PNG")
+    assert f"]({DIAGNOSTICS})" in (place / CARD).read_text(encoding="utf-8")
     # As it was made of random weights, it is told from digits by any test.
     assert found["MMD² p-value of samples"].value < 0.01
     assert command.main(["evaluate", str(folder), "--prior"]) == 2

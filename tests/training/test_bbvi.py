@@ -255,9 +255,9 @@ def test_a_few_epochs_lower_the_score(
     update = {"latents": latents, "gradient": gradient}
     config = BBVI_OF_IMAGES.model_copy(update=update)
     torch.manual_seed(0)
-    before = validate(BBVI(config, data), data.validation, seed=0)
+    before = validate(BBVI(config, data), data.validation, seed=0).value
     model = trained(tmp_path, config, data, epochs=8)
-    assert validate(model, data.validation, seed=0) < before - 10
+    assert validate(model, data.validation, seed=0).value < before - 10
 
 
 def test_training_rows_know_which_they_are_wherever_they_go() -> None:

@@ -1,6 +1,7 @@
 """The card says what a person must know, and the pictures show it."""
 
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -89,6 +90,27 @@ def test_card_shows_figures_with_their_errors_and_the_pictures() -> None:
     assert "](curves.png)" in text
     assert "12,345 parameters, 2 epochs in 1 min 15 s on cpu" in text
     assert "height, weight" in text
+
+
+def test_card_says_which_epoch_was_kept_by_what_and_how_sure_that_is() -> None:
+    text = card(manifest(FLOW), FIT)
+    assert "those of epoch 2, the best by validation score (1.25), and not by the loss.\n" in text
+    epochs = [Epoch(k, {"a/loss": 1.0}, abs(k - 3) + 0.5, 1.0, 1.1) for k in range(1, 6)]
+    fit = replace(FIT, history=tuple(epochs), best_epoch=3, best_score=0.5)
+    text = card(manifest(GAN), fit)
+    assert "the best by held-out MMD² (0.5 ± 1.1; 3 of 5 epochs are within that)" in text
+    assert "Training stopped" not in text
+    patient = manifest(GAN).model_copy(deep=True)
+    patient.provenance.recipe["train"]["epochs"] = 50
+    assert "Training stopped 2 epochs later, as none was better." in card(patient, fit)
+
+
+def test_card_shows_the_diagnostics_where_there_are_any() -> None:
+    assert "](diagnostics.png)" not in card(manifest(GAN), FIT)
+    text = card(manifest(GAN), FIT, diagnosed=True)
+    assert "](diagnostics.png)" in text.partition("## Quality")[2].partition("\n## ")[0]
+    assert with_quality(text, manifest(GAN), diagnosed=True) == text
+    assert with_quality(text, manifest(GAN)) == card(manifest(GAN), FIT)
 
 
 def test_card_lists_what_each_latent_says_by_itself_with_the_most_first() -> None:
@@ -194,6 +216,9 @@ def test_figures_stand_in_a_table_for_each_task() -> None:
             "MMD² of samples to test data",
             "samples recognised as their label",
             "real test data recognised",
+            "modes covered",
+            "good share",
+            "class divergence",
             "error of the solver, RMS",
         ],
         "Codes": ["active units", "linear probe of E[z|x]"],

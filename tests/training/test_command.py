@@ -52,9 +52,16 @@ def test_quick_run_publishes_a_bundle_that_reads_back(
     assert run(recipe, "--quick") == 0
     folder = recipe.parent / "models" / "tiny-gan-quick" / "1"
     manifest = bundle.read(folder).manifest
-    assert {"card.md", "samples.png", "curves.png"} <= {file.name for file in folder.iterdir()}
+    pictures = {"samples.png", "curves.png", "diagnostics.png"}
+    assert {"card.md", *pictures} <= {file.name for file in folder.iterdir()}
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    assert all(f"]({picture})" in card for picture in pictures)
+    assert "the best by held-out MMD²" in card
     assert manifest.provenance.recipe["train"]["epochs"] == 1
-    assert all(figure.standard_error for figure in manifest.evaluation)
+    assert all(figure.standard_error is not None for figure in manifest.evaluation)
+    assert {"classes read of samples", "class divergence of training rows"} <= {
+        figure.name for figure in manifest.evaluation
+    }
     runs = recipe.parent / "runs" / "tiny-gan-quick"
     assert not (runs / CHECKPOINT).exists()
     assert (runs / "samples.png").exists()
@@ -97,8 +104,11 @@ def test_gan_of_vectors_goes_all_the_way(recipe: Path) -> None:
     assert manifest.event.shape == (2,)
     assert set(manifest.graphs) == {"decode"}
     assert manifest.graphs["decode"].rows_exact_at is not None
-    assert "standardised features" in (folder / "card.md").read_text(encoding="utf-8")
-    assert {"samples.png", "curves.png"} <= {file.name for file in folder.iterdir()}
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    assert "standardised features" in card
+    assert "| modes covered | " in card
+    pictures = {"samples.png", "curves.png", "diagnostics.png"}
+    assert pictures <= {file.name for file in folder.iterdir()}
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def test_depth_of_images_is_refused() -> None:
 def test_score_of_images_that_are_all_alike_is_finite() -> None:
     data = images(48)
     still = replace(data, train=Batch(torch.full_like(data.train.x, 0.5), data.train.label))
-    assert torch.isfinite(GAN(GAN_CONFIG, still).eval().score(still.train))
+    score = GAN(GAN_CONFIG, still).eval().score(still.train)
+    assert math.isfinite(score.value)
+    assert score.standard_error is not None
 
 
 def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +115,8 @@ def test_score_of_perfect_samples_is_zero_on_average(monkeypatch: pytest.MonkeyP
     scores = []
     for _ in range(400):
         drawn = torch.randint(3, (20,))
-        scores.append(model.score(Batch(perfect(label, drawn), drawn)))
-    found = torch.stack(scores)
+        scores.append(model.score(Batch(perfect(label, drawn), drawn)).value)
+    found = torch.tensor(scores)
     assert abs(found.mean()) <= 4.5 * found.std() / math.sqrt(len(found))
     assert (found < 0).any()
 
@@ -182,9 +184,9 @@ def test_a_few_rounds_of_the_game_lower_the_score(config: GANConfig, data: Data)
     turns = model.turns()
     optimisers = [torch.optim.Adam(turn.parameters, lr=2e-3, betas=(0.0, 0.99)) for turn in turns]
     with torch.no_grad():
-        before = model.score(data.train)
+        before = model.score(data.train).value
     for _ in range(60):
         for turn, optimiser in zip(turns, optimisers, strict=True):
             move(turn, optimiser)
     with torch.no_grad():
-        assert model.score(data.train) < 0.5 * before
+        assert model.score(data.train).value < 0.5 * before

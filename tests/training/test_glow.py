@@ -22,6 +22,7 @@ from training.export import to_onnx
 from training.flow import Flow, FlowConfig
 from training.linear import LEAST_DEVIATION, ActNorm, LinearMix
 from training.loop import TrainConfig, fit
+from training.trace import Trace
 
 SHAPES = [(3,), (4, 2, 3)]
 LAYERS: dict[str, Callable[[tuple[int, ...]], ActNorm | LinearMix]] = {
@@ -281,9 +282,9 @@ def test_killed_training_begins_no_second_time(tmp_path: Path, stop_at: int) -> 
 def test_checkpoint_holds_that_the_layers_have_begun(tmp_path: Path) -> None:
     flow = Flow(GLOW, DATA).train()
     flow.prepare(DATA.train[:16])
-    Run(flow, flow, {}, tmp_path / "checkpoint.pt", "k").save()
+    Run(flow, flow, {}, tmp_path / "checkpoint.pt", "k", Trace(1)).save()
     fresh = Flow(GLOW, DATA).train()
-    assert Run(fresh, fresh, {}, tmp_path / "checkpoint.pt", "k").resume()
+    assert Run(fresh, fresh, {}, tmp_path / "checkpoint.pt", "k", Trace(1)).resume()
     before = [layer.log_scale.clone() for layer in norms(fresh)]
     fresh.prepare(DATA.train[16:32])
     assert all(torch.equal(a, b.log_scale) for a, b in zip(before, norms(fresh), strict=True))

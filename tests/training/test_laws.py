@@ -124,7 +124,9 @@ def test_decode_gives_events_within_their_bounds(label: str) -> None:
 @every_case
 def test_score_is_finite_and_leaves_no_gradient(label: str) -> None:
     family, data = case(label)
-    assert math.isfinite(validate(family, data.validation, seed=0))
+    score = validate(family, data.validation, seed=0)
+    assert math.isfinite(score.value)
+    assert score.standard_error is None or math.isfinite(score.standard_error)
     assert all(parameter.grad is None for parameter in family.parameters())
     assert all(parameter.requires_grad for parameter in family.parameters())
 

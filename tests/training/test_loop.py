@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,11 +13,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from tests.training.gaussian import Gaussian, gaussian_data
-from training import loop, progress
+from training import loop, progress, trace
 from training.checkpoint import CHECKPOINT, CheckpointRefused, Fit, Run
 from training.data import Batch
-from training.family import Turn
-from training.loop import TrainConfig, TrainingFailed, fit, permutation, rate, validate
+from training.family import Score, Turn
+from training.loop import (
+    TrainConfig,
+    TrainingFailed,
+    fit,
+    permutation,
+    rate,
+    rows_of,
+    validate,
+)
+from training.trace import Trace
 
 DATA = gaussian_data()
 CONFIG = TrainConfig(
@@ -61,6 +72,7 @@ def test_killed_run_ends_with_the_same_bits_as_one_that_never_was(
     assert torch.equal(resumed.seen, straight.seen)
     assert [e.losses for e in parts.history] == [e.losses for e in whole.history]
     assert [e.score for e in parts.history] == [e.score for e in whole.history]
+    assert parts.trace == whole.trace
     assert parts.best_epoch == whole.best_epoch
 
 
@@ -79,6 +91,59 @@ def test_kill_within_an_epoch_loses_no_step_that_was_saved(
     assert resumed.calls == 60 - 37
     assert torch.equal(resumed.mean, straight.mean)
     assert [e.losses for e in parts.history] == [e.losses for e in whole.history]
+    assert parts.trace == whole.trace
+
+
+def test_trace_is_finer_than_epochs_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = train(tmp_path / "fine", Gaussian())
+    assert [point.epoch for point in fine.trace] == pytest.approx([k / 10 for k in range(1, 61)])
+    first = [point.means for point in fine.trace[:10]]
+    for name, mean in fine.history[0].losses.items():
+        assert np.mean([each[name] for each in first]) == pytest.approx(mean)
+    monkeypatch.setattr(trace, "POINTS", 8)
+    coarse = train(tmp_path / "coarse", Gaussian()).trace
+    assert [point.epoch for point in coarse] == pytest.approx([0.8 * k for k in range(1, 8)])
+    eight = [point.means["likelihood/loss"] for point in fine.trace[:8]]
+    assert coarse[0].means["likelihood/loss"] == pytest.approx(np.mean(eight))
+
+
+def test_gradient_norms_are_logged_as_they_were_before_the_clip(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1, batch_size=200, gradient_clip=0.01)
+    found = train(tmp_path, Gaussian(noise=0.0), config)
+    # The gradient of the mean negative log-density at 0 is minus the mean.
+    expected = DATA.train.x.mean(0).norm().item()
+    assert found.history[0].losses["likelihood/gradient_norm"] == pytest.approx(expected)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (event,) = events.Scalars("train/likelihood/gradient_norm")
+    assert event.value == pytest.approx(expected)
+
+
+def test_moves_of_a_step_are_on_different_rows_and_an_epoch_is_one_pass(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    class Eager(Gaussian):
+        def turns(self) -> tuple[Turn, ...]:
+            (turn,) = super().turns()
+            return (replace(turn, times=3),)
+
+        def _loss(self, batch: Batch) -> Mapping[str, Tensor]:
+            seen.append(batch.x)
+            return super()._loss(batch)
+
+    found = train(tmp_path, Eager(), TrainConfig(epochs=1, batch_size=20))
+    assert [len(x) for x in seen] == [20] * 9
+    assert len(torch.cat(seen).unique(dim=0)) == 180
+    assert len(found.trace) == 3
+
+
+def test_few_rows_serve_every_move(tmp_path: Path) -> None:
+    order = torch.randperm(50)
+    first, second = rows_of(order, 0, size=40, moves=2)
+    assert (len(first), len(second)) == (40, 40)
+    assert set(torch.cat([first, second]).tolist()) == set(range(50))
+    assert [part.tolist() for part in rows_of(order, 0, size=80, moves=2)] == [order.tolist()] * 2
 
 
 def test_finished_run_is_not_trained_again(tmp_path: Path) -> None:
@@ -102,6 +167,15 @@ def test_checkpoint_of_another_recipe_is_refused_and_left_alone(tmp_path: Path) 
     assert (tmp_path / CHECKPOINT).read_bytes() == bytes_before
 
 
+def test_checkpoint_of_an_earlier_version_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    train(tmp_path, Gaussian())
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del state["trace"]
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointRefused, match="of an earlier version of the package"):
+        train(tmp_path, Gaussian())
+
+
 def test_broken_checkpoint_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(CheckpointRefused, match="cannot be read"):
@@ -120,8 +194,8 @@ def test_loss_that_is_not_finite_stops_with_turn_epoch_and_step(
 
 def test_score_that_is_not_finite_stops_training(tmp_path: Path) -> None:
     class Scoreless(Gaussian):
-        def score(self, batch: Batch) -> Tensor:
-            return torch.tensor(math.nan)
+        def score(self, batch: Batch) -> Score:
+            return Score(math.nan)
 
     with pytest.raises(TrainingFailed, match="epoch 1: the validation score is nan"):
         train(tmp_path, Scoreless())
@@ -139,12 +213,17 @@ def test_validation_leaves_no_trace_and_repeats() -> None:
 
 def test_validation_weighs_its_chunks_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     class Quiet(Gaussian):
-        def score(self, batch: Batch) -> Tensor:
-            return self.nats(batch, 1)["nll"].values.mean()
+        def score(self, batch: Batch) -> Score:
+            return Score.mean(self.nats(batch, 1)["nll"].values)
 
     whole = validate(Quiet(), DATA.validation, seed=0)
     monkeypatch.setattr(loop, "VALIDATION_ROWS", 30)
-    assert validate(Quiet(), DATA.validation, seed=0) == pytest.approx(whole, rel=1e-6)
+    parts = validate(Quiet(), DATA.validation, seed=0)
+    assert parts.value == pytest.approx(whole.value, rel=1e-6)
+    # Of 100 rows whose half a chi-squared of two degrees, shifted, has some spread.
+    assert parts.standard_error == pytest.approx(whole.standard_error, rel=0.1)
+    monkeypatch.setattr(Quiet, "score", lambda *_: Score(2.0))
+    assert validate(Quiet(), DATA.validation, seed=0) == Score(2.0)
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -157,7 +236,7 @@ def test_checkpoint_holds_the_random_state_of_its_own_gpu_alone(
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda which: state + which.index)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: restored.append(given))
     model = Gaussian()
-    run = Run(model, model, {}, tmp_path / CHECKPOINT, "k")
+    run = Run(model, model, {}, tmp_path / CHECKPOINT, "k", Trace(span=1))
     run.save()
     assert run.resume()
     ((found, where),) = restored
@@ -181,8 +260,8 @@ def test_killed_run_on_a_gpu_ends_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path) -> None:
     class Stuck(Gaussian):
-        def score(self, batch: Batch) -> Tensor:
-            return torch.ones(())
+        def score(self, batch: Batch) -> Score:
+            return Score(1.0)
 
     config = CONFIG.model_copy(update={"epochs": 50, "patience": 3})
     found = train(tmp_path, Stuck(), config)
@@ -269,8 +348,8 @@ def test_run_that_patience_ends_has_its_last_line_and_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stuck(Gaussian):
-        def score(self, batch: Batch) -> Tensor:
-            return torch.ones(())
+        def score(self, batch: Batch) -> Score:
+            return Score(1.0)
 
     monkeypatch.setattr(progress, "LINES", 10)
     train(tmp_path, Stuck(), CONFIG.model_copy(update={"epochs": 50, "patience": 3}))

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from training import manifolds
-from training.manifolds import copying, nearest, radii, support
+from training.manifolds import closest, copying, nearest, radii, support
 
 
 def ring(rows: int, seed: int, modes: int = 8, spread: float = 0.05) -> Tensor:
@@ -130,3 +130,11 @@ def test_z_is_mann_and_whitneys_with_ties_as_halves() -> None:
     found = copying(samples, test, train)
     assert found.z == pytest.approx((further - 3) / math.sqrt(6 * 6 / 12))
     assert found.share == pytest.approx(1 - further / 6)
+
+
+def test_closest_row_is_no_copy_of_itself() -> None:
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distance = torch.cdist(x, x)
+    assert closest(x, x).equal(torch.arange(50))
+    found = closest(x[10:20], x, but=torch.arange(10, 20))
+    assert found.equal(distance.fill_diagonal_(torch.inf)[10:20].argmin(1))

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from service.interface import Event, Interface
 from tests.training.gaussian import Gaussian, gaussian_data
-from training.checkpoint import Epoch
 from training.data import Batch
 from training.family import Nats
-from training.pictures import GRID, draw_curves, draw_samples, held_out, png, render
+from training.pictures import GRID, draw_samples, held_out, png, render
 
 HELD_OUT = gaussian_data().test
 
@@ -80,23 +79,9 @@ def test_every_vector_has_a_picture_and_the_same_seed_the_same_one() -> None:
     assert len(draw_samples(Wide(), Batch(torch.randn(50, 5))).axes) == 8  # two rows of four
 
 
-def test_curves_have_one_panel_for_one_player_and_two_for_a_game() -> None:
-    alone = [Epoch(i, {"a/loss": 1 / i, "a/kl": 3.0}, 1 / i, float(i)) for i in range(1, 30)]
-    game = [Epoch(i, {"a/loss": 1 / i, "b/loss": 2.0}, 1 / i, float(i)) for i in range(1, 30)]
-    one, two = draw_curves(alone, 29), draw_curves(game, 29)
-    assert (len(one.axes), len(two.axes)) == (1, 2)
-    assert [line.get_label() for line in two.axes[0].get_lines()] == ["train: a", "train: b"]
-    assert "best: 0.03448 in epoch 29" in {line.get_label() for line in one.axes[0].get_lines()}
-
-
-def test_curves_of_a_single_epoch_are_drawn() -> None:
-    figure = draw_curves([Epoch(1, {"a/loss": 1.0}, 1.0, 1.0)], 1)
-    with Image.open(io.BytesIO(png(figure))) as picture:
-        assert picture.size == (700, 360)
-
-
 def test_a_picture_has_few_colours_unless_that_would_show() -> None:
-    figure = draw_curves([Epoch(i, {"a/loss": 1 / i}, 1 / i, float(i)) for i in range(1, 9)], 8)
+    figure = Figure(figsize=(3, 3), dpi=100)
+    figure.subplots().plot([1.0, 3.0, 2.0])
     noise = Figure(figsize=(3, 3), dpi=100)
     noise.figimage(np.random.default_rng(0).random((300, 300, 3)))
     for each, mode in ((figure, "P"), (noise, "RGB")):

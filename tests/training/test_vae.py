@@ -92,13 +92,13 @@ def test_a_few_steps_lower_the_score() -> None:
     data.train.x.copy_((data.train.x < 0.1).float())
     model = VAE(VAEConfig(latent=2, width=4), data)
     (turn,) = model.turns()
-    before = model.score(data.train).item()
+    before = model.score(data.train).value
     optimiser = torch.optim.Adam(turn.parameters, lr=1e-2)
     for _ in range(30):
         optimiser.zero_grad()
         turn.loss(data.train)["loss"].backward()
         optimiser.step()
-    assert model.score(data.train).item() < before - 10
+    assert model.score(data.train).value < before - 10
 
 
 def test_features_that_never_vary_are_refused() -> None:
@@ -187,7 +187,8 @@ def test_validation_sees_no_warm_up_and_leaves_the_step_alone() -> None:
         torch.manual_seed(1)
         x = model.observation.resample(data.train.x)
         expected = -model.terms(x, torch.randn(len(x), 1, 3)).elbo.mean()
-    torch.testing.assert_close(score, expected)
+    assert score.value == pytest.approx(expected.item())
+    assert score.standard_error is not None
     assert model.step == 0
 
 
