@@ -64,24 +64,19 @@ FIGURES = {
 """Columns of the table, and which figure each of them is."""
 
 
-UNBOUNDED = ("kl", "reverse-kl", "pearson", "squared-hellinger")
-"""Divergences whose bound grows without end in what the critic says: layers of gain 1 are not
-enough to hold it (measured)."""
-
-
 def _usual(name: Name) -> dict[str, Any]:
-    """Return an objective with what is usual for it."""
-    if name == "wasserstein":
-        return {"objective": name, "regulariser": "gradient-penalty", "penalty": 10.0}
-    if is_mmd(name):
-        return {"objective": name, "regulariser": "gradient-penalty", "penalty": 1.0}
-    if name in UNBOUNDED:
-        return {"objective": name, "regulariser": "r1", "penalty": 1.0}
-    return {"objective": name, "regulariser": "spectral-norm"}
+    """Return an objective with what suits it (measured, of those that it may have)."""
+    if name == "wasserstein" or is_mmd(name):
+        how: dict[str, Any] = {"regulariser": "gradient-penalty", "penalty": 1.0}
+    elif name == "least-squares":
+        how = {"regulariser": "spectral-norm"}
+    else:
+        how = {"regulariser": "r1", "penalty": 10.0 if name == "pearson" else 1.0}
+    return {"objective": name, **how}
 
 
 GAMES: dict[str, dict[str, Any]] = {name: _usual(name) for name in get_args(Name)} | {
-    "non-saturating, r1": {"regulariser": "r1", "penalty": 1.0},
+    "non-saturating, normalised": {"regulariser": "spectral-norm"},
     "wasserstein, clipped": {"objective": "wasserstein", "regulariser": "clip", "bound": 0.05},
 }
 """What is told of each GAN in place of the recipe's own."""
@@ -91,7 +86,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """One GAN to be trained, in a process of its own.
+    """One GAN to be trained.
 
     Args:
         game: Which of `GAMES`.
@@ -140,17 +135,27 @@ def measure(
     pictures = {}
     began = time.monotonic()
     tasks = [Task(game, tuple(overrides)) for game in games]
-    # A process of its own for each: CUDA does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for task, (found, images) in zip(tasks, pool.map(played, tasks), strict=True):
-            results["beside"] |= found.pop("beside", {})
-            results["found"][task.game] = found
-            if images is not None:
-                pictures[task.game] = images
+    for task, (found, images) in zip(tasks, _played(tasks, jobs), strict=True):
+        results["beside"] |= found.pop("beside", {})
+        results["found"][task.game] = found
+        if images is not None:
+            pictures[task.game] = images
     pictures["test rows"] = _shown(data.load(described.data).test)
     results["seconds"] = round(time.monotonic() - began, 1)
     return results, pictures
+
+
+def _played(
+    tasks: Sequence[Task], jobs: int
+) -> Iterator[tuple[Found, UInt8[np.ndarray, "shown height width"] | None]]:
+    """Yield what each task comes to, in order."""
+    if jobs == 1:
+        yield from map(played, tasks)
+        return
+    # Processes that begin afresh: CUDA does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        yield from pool.map(played, tasks)
 
 
 def played(task: Task) -> tuple[Found, UInt8[np.ndarray, "shown height width"] | None]:
