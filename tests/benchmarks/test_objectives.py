@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from training.checkpoint import Fit
 from training.data import Batch, Data
 from training.extractor import Extractor
 from training.gan import GAN, GANConfig
-from training.loop import TrainingFailed, fit
+from training.loop import TrainConfig, TrainingFailed, fit
 from training.samples import Features, numbers
 
 RECIPE = """
@@ -39,10 +39,10 @@ KNOWN = Extractor(
 )  # fmt: skip
 
 
-def fit_or_fail(model: GAN, *arguments: Any, **options: Any) -> Fit:
+def fit_or_fail(model: GAN, data: Data, config: TrainConfig, *, folder: Path, key: str) -> Fit:
     if model.config.regulariser == "clip":
         raise TrainingFailed("epoch 1: the loss is inf")
-    return fit(model, *arguments, **options)
+    return fit(model, data, config, folder=folder, key=key)
 
 
 def test_every_objective_plays() -> None:
@@ -62,7 +62,7 @@ def test_one_command_writes_figures_table_and_picture(
     monkeypatch.setattr(objectives, "RECIPE", recipe)
     monkeypatch.setattr(objectives, "features_of", read)
     unread = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), KNOWN
-    monkeypatch.setattr(objectives.extractor, "load", lambda: unread)
+    monkeypatch.setattr("benchmarks.objectives.extractor.load", lambda: unread)
     monkeypatch.setattr(objectives, "fit", fit_or_fail)
     threads = torch.get_num_threads()
     games = ["non-saturating", "mmd-distance", "wasserstein, clipped"]
