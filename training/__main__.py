@@ -92,8 +92,9 @@ def run(options: argparse.Namespace) -> None:
         markup=False,
     )
 
-    # Judgement on the test split.
-    figures = evaluate(model.to(choose_device(chosen.train.device)), rows, chosen.evaluate)
+    # What is fitted to the weights, and judgement on the test split.
+    model.to(choose_device(chosen.train.device)).eval().finish(rows.validation)
+    figures = evaluate(model, rows, chosen.evaluate)
     model.to("cpu")
 
     # The bundle: graphs held to float64, a card, two pictures.
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace) -> None:
         version=max(bundle.versions(options.out, chosen.name), default=0) + 1,
         events=rows.test.x.numpy(),
         figures=figures,
+        rejection=model.rejection(),
         provenance=export.describe_origin(
             recipe=chosen.model_dump(mode="json", exclude_unset=True, exclude={"quick"}),
             data=rows.description,

@@ -35,6 +35,8 @@ class FDivergence:
         activation: g, from any number into the domain.
         composed: f*(g(v)), written so that it neither cancels nor overflows before it must.
         best: T* = f'(u), the critic's best answer, after the activation.
+        log_ratio: log u at the critic whose answer after the activation is T*, of v. None where
+            f' is a step, and T* tells the sign of log u alone.
     """
 
     f: Map
@@ -43,6 +45,7 @@ class FDivergence:
     activation: Map
     composed: Map
     best: Map
+    log_ratio: Map | None
 
     @property
     def undecided(self) -> float:
@@ -51,6 +54,13 @@ class FDivergence:
 
 
 _LOG_2 = math.log(2)
+_LINEAR = -30.0
+"""Below it log(1 + e^v) is e^v in any precision, and its logarithm v, which does not overflow."""
+
+
+def _log_softplus(v: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return torch.where(v < _LINEAR, v, softplus(v.clamp(min=_LINEAR)).log())
+
 
 DIVERGENCES: Mapping[str, FDivergence] = {
     # KL(p || q), the integral of p log (p/q): large where samples are missing.
@@ -61,6 +71,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: v,
         composed=lambda v: torch.exp(v - 1),
         best=lambda u: 1 + u.log(),
+        log_ratio=lambda v: v - 1,
     ),
     # KL(q || p): large where samples lie that are no data.
     "reverse-kl": FDivergence(
@@ -70,6 +81,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: -torch.exp(-v),
         composed=lambda v: v - 1,
         best=lambda u: -1 / u,
+        log_ratio=lambda v: v,
     ),
     # The integral of (p - q)^2 / q.
     "pearson": FDivergence(
@@ -80,6 +92,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: softplus(v) - 2,
         composed=lambda v: softplus(v).square() / 4 - 1,
         best=lambda u: 2 * (u - 1),
+        log_ratio=lambda v: _log_softplus(v) - _LOG_2,
     ),
     # The integral of (sqrt p - sqrt q)^2.
     "squared-hellinger": FDivergence(
@@ -89,6 +102,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: 1 - torch.exp(-v),
         composed=torch.expm1,
         best=lambda u: 1 - u.rsqrt(),
+        log_ratio=lambda v: 2 * v,
     ),
     # KL(p || m) + KL(q || m) for m = (p + q) / 2: twice the Jensen-Shannon divergence, so that the
     # bound is the value of Goodfellow et al. 2014 and log 4.
@@ -99,6 +113,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: _LOG_2 + logsigmoid(v),
         composed=lambda v: softplus(v) - _LOG_2,
         best=lambda u: torch.log(2 * u / (1 + u)),
+        log_ratio=lambda v: v,
     ),
     # Half the integral of |p - q|.
     "total-variation": FDivergence(
@@ -108,6 +123,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: torch.tanh(v) / 2,
         composed=lambda v: torch.tanh(v) / 2,
         best=lambda u: torch.sign(u - 1) / 2,
+        log_ratio=None,
     ),
 }
 """By the objective's name."""

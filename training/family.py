@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from service.interface import Interface, Role, TensorSpec
-from service.manifest import Figure
+from service.manifest import Figure, Rejection
 from training.data import Batch
 
 
@@ -86,6 +86,12 @@ class Family(nn.Module, ABC):
         Called in training mode, and with torch's global generator seeded.
         """
 
+    def finish(self, validation: Batch) -> None:
+        """Set what is fitted once the weights are, on rows that these never saw.
+
+        Called in evaluation mode, before anything is judged or exported.
+        """
+
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:
         """Return the moves of one training step, in order.
@@ -127,7 +133,7 @@ class Family(nn.Module, ABC):
         return {}
 
     def own_figures(self, test: Batch) -> tuple[Figure, ...]:
-        """Return what is judged of a model that has no data to be compared with; else nothing.
+        """Return what is judged of a model besides what its samples and density are worth.
 
         Called in evaluation mode, without gradients and with seeded generators.
         """
@@ -137,6 +143,10 @@ class Family(nn.Module, ABC):
         self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Inexactness | None:
         """Return how far `decode` of this noise is from its limit. None where it has none."""
+        return None
+
+    def rejection(self) -> Rejection | None:
+        """Return what its samples are rejected by. None where nothing rejects them."""
         return None
 
     @abstractmethod

@@ -21,10 +21,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.interface import Density, Frozen, Interface, Latent, Role
-from training.adversarial import Name, Outputs, has_kink, is_mmd, objective, of_a_kernel
+from training.adversarial import (
+    Name,
+    Outputs,
+    has_kink,
+    is_mmd,
+    objective,
+    of_a_kernel,
+    tells_ratio,
+)
+from training.calibration import Calibration
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
-from training.family import Call, Family, Pixels, Turn
+from training.family import Call, Pixels, Turn
 from training.kernels import mean_squared_distance
 from training.networks import Rescale
 from training.players import (
@@ -35,6 +44,7 @@ from training.players import (
     VectorCritic,
     VectorGenerator,
 )
+from training.ratio import RatioModel
 from training.steepness import between, slope_miss, squared_slopes
 
 Regulariser = Literal["spectral-norm", "r1", "gradient-penalty", "scaling", "clip", "none"]
@@ -85,6 +95,12 @@ class GANConfig(Frozen):
         32, ge=1, description="Length of the vector that stands for a class in the generator."
     )
 
+    keep_critic: bool = Field(
+        False,
+        description="Publish the critic too, calibrated, as an estimate of log p/q of data and "
+        "samples, by which the service can reject samples.",
+    )
+
     @model_validator(mode="after")
     def _options_are_used(self) -> "GANConfig":
         told, name, how = self.model_fields_set, self.objective, self.regulariser
@@ -94,6 +110,11 @@ class GANConfig(Frozen):
             raise ValueError('bound: is of regulariser = "clip"; leave it out')
         if "critic_features" in told and not is_mmd(name):
             raise ValueError("critic_features: are of the mmd objectives; leave it out")
+        if self.keep_critic and not tells_ratio(name):
+            raise ValueError(
+                f'keep_critic: no density ratio follows from the best critic of objective = "{name}"; '
+                "leave it out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -121,7 +142,7 @@ def _either(names: tuple[str, ...]) -> str:
     return " or ".join(f'"{name}"' for name in names)
 
 
-class GAN(Family):
+class GAN(RatioModel):
     """A GAN of images, convolutional, or of vectors, conditional where the data has classes.
 
     Vectors are standardised for both players, so that slopes and distances of a critic are in
@@ -144,6 +165,7 @@ class GAN(Family):
             with torch.no_grad():
                 for weight in self.critic.parameters():
                     weight.clamp_(-config.bound, config.bound)
+        self.calibration = Calibration() if config.keep_critic else None
         self.unit = mean_squared_distance(self.enter(data.train.x).flatten(1))
 
     def _generator(self) -> Generator:
@@ -293,6 +315,12 @@ class GAN(Family):
     def _label(self, batch: Batch) -> Int[Tensor, " batch"] | None:
         return batch.label if self.labels else None
 
+    def raw_log_ratio(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Return log p/q as the averaged critic says it: as far as it is at its best."""
+        return self.objective.log_ratio(self.critic(self.enter(x), label))
+
     def enter(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return events as the players see them: images as they are, vectors standardised."""
         entered: Tensor = x if self.scale is None else self.scale(x)
@@ -316,6 +344,9 @@ class GAN(Family):
         return torch.tensor(squared_mmd(real, fake, unit=self.unit).value)
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode."""
+        """Return decode, and the critic if it is kept."""
         decode = Call(self, "decode")
-        return {"decode": Pixels(decode) if self.event.kind == "image" else decode}
+        made: dict[Role, nn.Module] = {
+            "decode": Pixels(decode) if self.event.kind == "image" else decode
+        }
+        return made | ({"critic": Call(self, "log_ratio")} if self.calibration else {})

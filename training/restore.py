@@ -40,6 +40,7 @@ SOLVING_STEPS = 200
 """Of L-BFGS, at most: elementwise equations in one unknown each."""
 _ORDER: tuple[Role, ...] = (
     "elbo", "log_density", "encode", "likelihood", "decode", "observe", "velocity", "enter",
+    "critic",
 )  # fmt: skip
 """Graphs, those first that use the weights in the order in which the model was built."""
 
