@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from service import noise
 from service.noise import Floats, Stream
@@ -167,6 +168,36 @@ class Draws(Noise):
         side_by_side = () if self.width is None else (self.width,)
         made = np.empty((stop - first, *side_by_side, *self.shape), dtype=np.float32)
         fill(made, [(self, first, stop)])
+        return made
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates(Noise):
+    """Noise for a few draws each of events that need not follow each other.
+
+    Args:
+        events: Their numbers.
+        firsts: The first draw of each.
+        count: Draws of each, which stand side by side as rows.
+    """
+
+    events: npt.NDArray[np.int64]
+    firsts: npt.NDArray[np.int64]
+    count: int = 1
+
+    def uniforms(self, first: int, stop: int) -> Floats:
+        """Return what the rows are made of, shape (rows, size)."""
+        made = np.empty((stop - first, self.size))
+        row = first
+        while row < stop:
+            event, draw = divmod(row, self.count)
+            count = min(self.count - draw, stop - row)  # of this event, one after the other
+            # Python's integers: a row of a stream may be beyond 2^63.
+            place = int(self.events[event]) * noise.DRAWS + int(self.firsts[event]) + draw
+            made[row - first : row - first + count] = noise.uniform(
+                self.seed, self.stream, start=place, rows=count, size=self.size
+            )
+            row += count
         return made
 
 

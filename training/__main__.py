@@ -92,8 +92,8 @@ def run(options: argparse.Namespace) -> None:
         markup=False,
     )
 
-    # What is fitted to the weights, and judgement on the test split.
-    model.to(choose_device(chosen.train.device)).eval().finish(rows.validation)
+    # What is fitted to the finished model, and judgement on the test split.
+    model.to(choose_device(chosen.train.device)).finish(rows)
     figures = evaluate(model, rows, chosen.evaluate)
     model.to("cpu")
 

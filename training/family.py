@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from service.interface import Interface, Role, TensorSpec
 from service.manifest import Figure, Rejection
-from training.data import Batch
+from training.data import Batch, Data
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,16 @@ class Family(nn.Module, ABC):
         Called in training mode, and with torch's global generator seeded.
         """
 
-    def finish(self, validation: Batch) -> None:
-        """Set what is fitted once the weights are, on rows that these never saw.
+    def release(self) -> None:
+        """Leave out what only training wants. Called by `finish`, and before weights are restored.
 
-        Called in evaluation mode, before anything is judged or exported.
+        What is computed stays the same.
+        """
+
+    def finish(self, data: Data) -> None:
+        """Fit what is fitted once the model makes the samples that it will be published for.
+
+        Called before anything is judged or exported, and leaves what makes samples as it is.
         """
 
     @abstractmethod

@@ -101,6 +101,13 @@ class GANConfig(Frozen):
         "samples, by which the service can reject samples.",
     )
 
+    critic_finish: int = Field(
+        3000,
+        ge=0,
+        description="Steps that a kept critic goes on learning after training, unregularised, "
+        "against the generator that is published.",
+    )
+
     @model_validator(mode="after")
     def _options_are_used(self) -> "GANConfig":
         told, name, how = self.model_fields_set, self.objective, self.regulariser
@@ -110,10 +117,12 @@ class GANConfig(Frozen):
             raise ValueError('bound: is of regulariser = "clip"; leave it out')
         if "critic_features" in told and not is_mmd(name):
             raise ValueError("critic_features: are of the mmd objectives; leave it out")
+        if "critic_finish" in told and not self.keep_critic:
+            raise ValueError("critic_finish: is of keep_critic = true; leave it out")
         if self.keep_critic and not tells_ratio(name):
             raise ValueError(
-                f'keep_critic: no density ratio follows from the best critic of objective = "{name}"; '
-                "leave it out"
+                "keep_critic: no density ratio follows from the best critic of "
+                f'objective = "{name}"; leave it out'
             )
         return self
 
@@ -152,6 +161,8 @@ class GAN(RatioModel):
         ValueError: `depth` was set for images, or a feature never changes.
     """
 
+    critic: Critic
+
     def __init__(self, config: GANConfig, data: Data) -> None:
         super().__init__()
         self.config, self.event, self.labels = config, data.event, data.labels
@@ -165,6 +176,7 @@ class GAN(RatioModel):
             with torch.no_grad():
                 for weight in self.critic.parameters():
                     weight.clamp_(-config.bound, config.bound)
+        self.critic_finish = config.critic_finish
         self.calibration = Calibration() if config.keep_critic else None
         self.unit = mean_squared_distance(self.enter(data.train.x).flatten(1))
 
@@ -237,11 +249,8 @@ class GAN(RatioModel):
         )
 
     def _critic_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        label, real = self._label(batch), self.enter(batch.x)
-        with torch.no_grad():
-            fake = self.generator(self._noise(batch), label)
-        both = None if label is None else torch.cat([label, label])
-        of_real, of_fake = self.critic(torch.cat([real, fake]), both).chunk(2)
+        label, real, fake = self._label(batch), self.enter(batch.x), self._fake(batch)
+        of_real, of_fake = self._said_of_both(real, fake, label)
         loss = self.objective.critic_loss(of_real, of_fake)
         match self.config.regulariser:
             case "r1":
@@ -251,6 +260,27 @@ class GAN(RatioModel):
             case "scaling":
                 loss = loss / self._steepness(real, label)
         return {"loss": loss, **self.objective.figures(of_real.detach(), of_fake.detach())}
+
+    def critic_loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return what the critic minimises of events and as many new samples, unregularised."""
+        real, fake = self.enter(batch.x), self._fake(batch)
+        return self.objective.critic_loss(*self._said_of_both(real, fake, self._label(batch)))
+
+    @torch.no_grad()
+    def _fake(self, batch: Batch) -> Float[Tensor, "batch ..."]:
+        """Return as many samples as the critic sees them, of the same labels."""
+        made: Tensor = self.generator(self._noise(batch), self._label(batch))
+        return made
+
+    def _said_of_both(
+        self,
+        real: Float[Tensor, "batch ..."],
+        fake: Float[Tensor, "batch ..."],
+        label: Int[Tensor, " batch"] | None,
+    ) -> tuple[Outputs, Outputs]:
+        both = None if label is None else torch.cat([label, label])
+        of_real, of_fake = self.critic(torch.cat([real, fake]), both).chunk(2)
+        return of_real, of_fake
 
     def _r1(
         self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None
@@ -314,6 +344,11 @@ class GAN(RatioModel):
 
     def _label(self, batch: Batch) -> Int[Tensor, " batch"] | None:
         return batch.label if self.labels else None
+
+    def release(self) -> None:
+        """Give a kept critic the weights that normalised ones have become."""
+        if self.calibration is not None:
+            self.critic.release()
 
     def raw_log_ratio(
         self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None

@@ -93,6 +93,7 @@ def _drawing(call: schemas.Sample, *, seed: int, output: operations.Picture) -> 
         outputs=[output],
         solver=call.solver,
         steps=call.steps,
+        rejection=call.rejection,
     )
 
 
