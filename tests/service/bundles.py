@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.interface import Context, Density, Event, Interface, Latent
+from service.interface import ATTEMPTS, Context, Density, Event, Interface, Latent
 from service.manifest import Rejection
 from tests.service.ppca import PPCA
 from tests.service.tiny import Floats, Tiny
@@ -242,22 +242,36 @@ WIDE = Tiny(
 )
 """Those that are accepted are normal around the offset, of variance 1/4."""
 
+STRICT = replace(
+    WIDE,
+    name="strict",
+    rejection=Rejection(log_bound=60.0, acceptance=1 / ATTEMPTS, rows=10_000),
+)
+"""No ratio is near its bound."""
+
 KEPT_TILES = replace(
     TILES,
     name="kept-tiles",
-    nodes=TILES.nodes
-    | {
+    nodes={
+        **TILES.nodes,
         "critic": "d = Gather(offsets, label) s = ReduceSum<keepdims=0>(x, inner) "
-        "f = Squeeze(d, last) e = Mul(f, zero) t = Add(s, e) log_ratio = Mul(t, zero)"
+        "f = Squeeze(d, last) e = Mul(f, zero) t = Add(s, e) log_ratio = Mul(t, zero)",
     },
-    constants=TILES.constants
-    | {"inner": np.array([1, 2, 3]), "last": np.array([1]), "zero": np.array([0], np.float32)},
-    references=TILES.references | {"critic": lambda x, label: {"log_ratio": np.zeros(len(x))}},
+    constants={
+        **TILES.constants,
+        "inner": np.array([1, 2, 3]),
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+    },
+    references={
+        **TILES.references,
+        "critic": lambda x, label: {"log_ratio": np.zeros(len(x))},
+    },
     rejection=Rejection(log_bound=0.0, acceptance=1.0, rows=10_000),
 )
 """Its critic tells nothing, and accepts the first candidate of all."""
 
-REJECTING = (WIDE, KEPT_TILES)
+REJECTING = (WIDE, STRICT, KEPT_TILES)
 
 ALL = (AFFINE, GRAINS, PPCA, TILES)
 

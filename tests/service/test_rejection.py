@@ -20,14 +20,14 @@ from service.errors import CapabilityMissing, InputInvalid, QueueFull
 from service.feeds import Candidates, Draws
 from service.interface import ATTEMPTS
 from service.lanes import Job
-from service.manifest import Rejection
 from service.noise import DRAWS, Stream
+from service.operations import Extra
 from service.sampling import Drawing
 from service.session import Device
-from tests.service.bundles import SIDES, TILES, WIDE, wide_log_ratio
+from tests.service.bundles import SIDES, STRICT, TILES, WIDE, wide_log_ratio
 from tests.service.tiny import Tiny
 
-EXTRAS = ("z", "label", "log_ratio", "attempts")
+EXTRAS: tuple[Extra, ...] = ("z", "label", "log_ratio", "attempts")
 
 
 def engine_of(tiny: Tiny, folder: Path, batcher: Batcher) -> Engine:
@@ -137,9 +137,7 @@ def test_labels_and_no_rejection_are_as_ever(wide: Engine) -> None:
 
 
 def test_what_is_never_accepted_is_the_likeliest_of_all(tmp_path: Path, batcher: Batcher) -> None:
-    strict = Rejection(log_bound=60.0, acceptance=1 / ATTEMPTS, rows=1)
-    engine = engine_of(replace(WIDE, name="strict", rejection=strict), tmp_path, batcher)
-    answer = drawn(engine, 5, condition=Condition(label=1))
+    answer = drawn(engine_of(STRICT, tmp_path, batcher), 5, condition=Condition(label=1))
     assert not answer["attempts"].any()
     for row in range(5):
         z = noise.normal(5, Stream.CANDIDATE, start=row * DRAWS, rows=ATTEMPTS, size=2)
@@ -184,7 +182,7 @@ def test_only_the_first_run_can_be_refused_and_tells_of_the_others(
 
 def test_a_refused_request_has_begun_nothing(wide: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object, job: Job[Any]) -> None:
-        raise QueueFull("full", retry_after_s=1.0)
+        raise QueueFull("full", retry_after_s=1)
 
     monkeypatch.setattr("service.batching.Queue._admit", refuse)
     with pytest.raises(QueueFull):

@@ -49,6 +49,36 @@ def attained(divergence: FDivergence, t: Tensor) -> float:
     return integral(OF_P * t - OF_Q * divergence.conjugate(t))
 
 
+@pytest.mark.parametrize("name", [name for name in DIVERGENCES if name != "total-variation"])
+def test_the_best_critic_tells_the_ratio_of_two_gaussians(name: str) -> None:
+    divergence = DIVERGENCES[name]
+    assert divergence.log_ratio is not None
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    wanted = P.log_prob(x) - Q.log_prob(x)
+    # v is found by bisection from the best T alone: the activation rises.
+    best = divergence.best(wanted.exp())
+    low, high = (torch.full_like(x, end) for end in (-60.0, 60.0))
+    for _ in range(200):
+        v = (low + high) / 2
+        is_less = divergence.activation(v) < best
+        low, high = torch.where(is_less, v, low), torch.where(is_less, high, v)
+    torch.testing.assert_close(divergence.log_ratio(v), wanted, rtol=0, atol=1e-9)
+
+
+def test_ratio_of_a_sign_is_not_told() -> None:
+    assert DIVERGENCES["total-variation"].log_ratio is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ratio_is_finite_whatever_the_critic_says(dtype: torch.dtype) -> None:
+    v = torch.tensor([-1e4, -200.0, -31.0, -30.0, -29.0, 0.0, 40.0, 1e4], dtype=dtype)
+    for name, divergence in DIVERGENCES.items():
+        if divergence.log_ratio is not None:
+            found = divergence.log_ratio(v)
+            assert found.isfinite().all(), name
+            assert (found.diff() > 0).all(), name
+
+
 @each_divergence
 def test_conjugate_is_the_supremum_over_a_grid(name: str) -> None:
     divergence = DIVERGENCES[name]
