@@ -1,8 +1,8 @@
 """Rejection by a critic: a row becomes the first of its candidates that is accepted.
 
-Candidate k of row i is draw k of streams of its own, and so is the coin that decides on it: which
-candidate a row becomes is a function of (bundle, seed, i). How many are tried at once is not: while
-many rows wait it is one of each, and more when they are too few to fill a run.
+Candidate k of row i has an address, row k ROWS + i of a stream of its own, and so has the coin that
+decides on it: which candidate a row becomes is a function of (bundle, seed, i). How many are tried
+at once is not: while many rows wait it is one of each, and more when they are too few for a run.
 
 Source:
     Azadi et al. 2019, arXiv:1810.06758, section 3.
@@ -19,7 +19,7 @@ import numpy as np
 from service import noise
 from service.calls import Answer, run
 from service.engine import Engine
-from service.feeds import Candidates, Given, Source
+from service.feeds import Given, Scattered, Source
 from service.interface import ATTEMPTS
 from service.manifest import Manifest, Rejection
 from service.noise import Floats, Stream
@@ -59,24 +59,24 @@ class _Chosen:
         self.attempts = np.zeros(self.rows, np.int64)
 
     def take(self, made: Answer, log_ratio: Array, coins: Floats) -> None:
-        """Take in so many more candidates of each row that waits, which stand side by side."""
-        count = len(log_ratio) // len(self.waiting)
-        ratios = log_ratio.astype(np.float64).reshape(-1, count)
-        accepted = noise.log(coins).reshape(-1, count) < ratios - self.log_bound
-        is_over = accepted.any(axis=1)
-        best = np.where(is_over, accepted.argmax(axis=1), ratios.argmax(axis=1))
-        row = np.arange(len(best))
+        """Take in one or more candidates of all rows that wait, then their next, and so on."""
+        waits = len(self.waiting)
+        ratios = log_ratio.astype(np.float64).reshape(-1, waits)
+        accepted = noise.log(coins).reshape(-1, waits) < ratios - self.log_bound
+        is_over = accepted.any(axis=0)
+        best = np.where(is_over, accepted.argmax(axis=0), ratios.argmax(axis=0))
+        row = np.arange(waits)
         # The first round has something for every row, whatever it is worth.
-        better = is_over | (ratios[row, best] > self.log_ratio[self.waiting]) | (self.tried == 0)
+        better = is_over | (ratios[best, row] > self.log_ratio[self.waiting]) | (self.tried == 0)
         for name, array in made.items():
-            empty = np.empty((self.rows, *array.shape[1:]), array.dtype)
-            kept = self.answer.setdefault(name, empty)
-            kept[self.waiting[better]] = array[(row * count + best)[better]]
-        self.log_ratio[self.waiting[better]] = ratios[row, best][better]
+            if name not in self.answer:
+                self.answer[name] = np.empty((self.rows, *array.shape[1:]), array.dtype)
+            self.answer[name][self.waiting[better]] = array[(best * waits + row)[better]]
+        self.log_ratio[self.waiting[better]] = ratios[best, row][better]
         self.candidate[self.waiting[better]] = self.tried + best[better]
         self.attempts[self.waiting[is_over]] = self.tried + best[is_over] + 1
         self.waiting = self.waiting[~is_over]
-        self.tried += count
+        self.tried += len(ratios)
 
 
 @dataclass(frozen=True)
@@ -120,31 +120,21 @@ async def chosen(rows: Rows) -> tuple[Answer, Source]:
     while len(found.waiting) and found.tried < ATTEMPTS:
         await _try(rows, condition, found)
     answer = {**found.answer, "log_ratio": found.log_ratio, "attempts": found.attempts}
-    z = Candidates(
-        rows.seed,
-        Stream.CANDIDATE,
-        rows.engine.manifest.latent.shape,
-        events=rows.start + np.arange(rows.count),
-        firsts=found.candidate,
-    )
-    return answer, z
+    shape = rows.engine.manifest.latent.shape
+    places = noise.ROWS * found.candidate + rows.start + np.arange(rows.count)
+    return answer, Scattered(rows.seed, Stream.CANDIDATE, shape, places=places)
 
 
 async def _try(rows: Rows, condition: Mapping[str, Array], found: _Chosen) -> None:
     """Try one or a few more candidates of each row that waits."""
     engine, waiting = rows.engine, found.waiting
     count = _at_once(engine, found)
-    place = partial(
-        Candidates,
-        rows.seed,
-        events=rows.start + waiting,
-        firsts=np.full(len(waiting), found.tried),
-        count=count,
-    )
-    z = place(Stream.CANDIDATE, engine.manifest.latent.shape)
-    coin = place(Stream.COIN, (1,), is_normal=False)
-    about = {name: Given(array[waiting], count) for name, array in condition.items()}
-    size, acceptance = len(waiting) * count, _of(engine.manifest).acceptance
+    candidates = np.arange(found.tried, found.tried + count)
+    places = (noise.ROWS * candidates[:, None] + rows.start + waiting).ravel()
+    z = Scattered(rows.seed, Stream.CANDIDATE, engine.manifest.latent.shape, places=places)
+    coin = Scattered(rows.seed, Stream.COIN, (1,), is_normal=False, places=places)
+    about = {name: Given(array[np.tile(waiting, count)]) for name, array in condition.items()}
+    size, acceptance = len(places), _of(engine.manifest).acceptance
     ask = partial(
         run, engine, rows=size, follows=round(len(waiting) * (1 - acceptance) ** count / acceptance)
     )

@@ -4,7 +4,7 @@ No HTTP here. A sample has an address, and nothing that is done with it beside o
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,7 +54,7 @@ class Drawing:
     condition: Condition = UNTOLD
     temperature: float = 1.0
     observation: Observation | None = None
-    include: Collection[Extra] = ()
+    include: Sequence[Extra] = ()
     outputs: Sequence[Picture] = ("x",)
     solver: Solver | None = None
     steps: int | None = None

@@ -105,7 +105,7 @@ def _counted(drawing: sampling.Drawing) -> sampling.Drawing:
     """Return what tells, if rows are rejected, which of them were never accepted."""
     if not drawing.rejection:
         return drawing
-    return replace(drawing, include={*drawing.include, "attempts"})
+    return replace(drawing, include=[*drawing.include, "attempts"])
 
 
 _STREAM_IT = (

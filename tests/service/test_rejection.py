@@ -17,10 +17,10 @@ from service.calls import Answer
 from service.condition import Condition
 from service.engine import Engine
 from service.errors import CapabilityMissing, InputInvalid, QueueFull
-from service.feeds import Candidates, Draws
+from service.feeds import Noise, Scattered
 from service.interface import ATTEMPTS
 from service.lanes import Job
-from service.noise import DRAWS, Stream
+from service.noise import ROWS, Stream
 from service.operations import Extra
 from service.sampling import Drawing
 from service.session import Device
@@ -54,7 +54,7 @@ def by_hand(seed: int, row: int, label: int) -> tuple[np.ndarray, int]:
     """Return z of a row and the number of its candidate, by the recipe of docs/http.md."""
     best, found = -math.inf, np.zeros(2)
     for k in range(ATTEMPTS):
-        place = {"start": row * DRAWS + k, "rows": 1}
+        place = {"start": k * ROWS + row, "rows": 1}
         z = noise.normal(seed, Stream.CANDIDATE, size=2, **place)[0]
         coin = noise.uniform(seed, Stream.COIN, size=1, **place)[0, 0]
         log_ratio = wide_log_ratio(z[None] + SIDES[[label]], np.array([label]))[0]
@@ -140,7 +140,8 @@ def test_what_is_never_accepted_is_the_likeliest_of_all(tmp_path: Path, batcher:
     answer = drawn(engine_of(STRICT, tmp_path, batcher), 5, condition=Condition(label=1))
     assert not answer["attempts"].any()
     for row in range(5):
-        z = noise.normal(5, Stream.CANDIDATE, start=row * DRAWS, rows=ATTEMPTS, size=2)
+        places = [{"start": k * ROWS + row, "rows": 1, "size": 2} for k in range(ATTEMPTS)]
+        z = np.concatenate([noise.normal(5, Stream.CANDIDATE, **each) for each in places])
         best = wide_log_ratio(z + SIDES[1], np.ones(ATTEMPTS, int)).argmax()
         np.testing.assert_array_equal(answer["z"][row], z[best].astype(np.float32))
 
@@ -212,13 +213,11 @@ def test_a_model_without_a_critic_says_so(field: str, tmp_path: Path, batcher: B
     assert caught.value.field == field
 
 
-def test_candidates_are_draws_of_any_events() -> None:
-    events, firsts = np.array([3, 0, 3]), np.array([0, 5, 2])
-    scattered = Candidates(7, Stream.CANDIDATE, (3,), events=events, firsts=firsts, count=2).rows(
-        0, 6
-    )
-    usual = Draws(7, Stream.CANDIDATE, (3,), draws=7).rows(0, 28).reshape(4, 7, 3)
-    wanted = [usual[3, 0:2], usual[0, 5:7], usual[3, 2:4]]
-    np.testing.assert_array_equal(scattered, np.concatenate(wanted))
-    odd = Candidates(7, Stream.CANDIDATE, (3,), events=events, firsts=firsts, count=2).rows(1, 4)
-    np.testing.assert_array_equal(odd, scattered[1:4])
+def test_scattered_rows_are_those_of_the_stream() -> None:
+    whole = Noise(7, Stream.CANDIDATE, (3,)).rows(0, 2000)
+    for places in ([5], [0, 1, 2], [3, 7, 400, 1999], [9, 9, 4, 1500, 2], [*range(0, 1900, 7)]):
+        source = Scattered(7, Stream.CANDIDATE, (3,), places=np.array(places))
+        np.testing.assert_array_equal(source.rows(0, len(places)), whole[places])
+    far = Scattered(7, Stream.CANDIDATE, (3,), places=np.array([63 * ROWS + ROWS - 1]))
+    wanted = Noise(7, Stream.CANDIDATE, (3,), start=64 * ROWS - 1).rows(0, 1)
+    np.testing.assert_array_equal(far.rows(0, 1), wanted)

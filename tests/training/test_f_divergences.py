@@ -59,9 +59,10 @@ def test_the_best_critic_tells_the_ratio_of_two_gaussians(name: str) -> None:
     best = divergence.best(wanted.exp())
     low, high = (torch.full_like(x, end) for end in (-60.0, 60.0))
     for _ in range(200):
-        v = (low + high) / 2
-        is_less = divergence.activation(v) < best
-        low, high = torch.where(is_less, v, low), torch.where(is_less, high, v)
+        middle = (low + high) / 2
+        is_less = divergence.activation(middle) < best
+        low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
+    v = (low + high) / 2
     torch.testing.assert_close(divergence.log_ratio(v), wanted, rtol=0, atol=1e-9)
 
 
