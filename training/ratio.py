@@ -26,9 +26,10 @@ from training.discrepancy import squared_mmd
 from training.family import Family
 from training.sampling import CHUNK_ROWS, sample
 
-BATCH, RATE, BETAS = 128, 1e-3, (0.0, 0.9)
-"""Of the steps that a critic goes on learning, by Adam and along half a cosine (what does well in
-training; none of it was tuned)."""
+BATCH, RATE = 128, 1e-3
+"""Of the steps that a critic goes on learning, by Adam and along half a cosine. Nobody plays against
+it, so Adam's own moments do: with a game's, (0, 0.9), accepted samples of eight Gaussians were less
+evenly spread over them (measured: MMD² 0.0095 ± 0.0024 for 0.0017 ± 0.0010)."""
 LOOKS = 10
 """How often in those steps the validation rows are asked: the best critic of them is kept, as one
 that has few rows to learn of learns them by heart."""
@@ -110,7 +111,7 @@ class RatioModel(Family):
         """Train the critic, and yield how often it moved: before, and at every look."""
         yield 0
         parameters = [*self.critic.parameters()]
-        optimiser = torch.optim.Adam(parameters, betas=BETAS)
+        optimiser = torch.optim.Adam(parameters)
         for step in range(self.critic_finish):
             falling = 0.5 * (1 + math.cos(math.pi * step / self.critic_finish))
             optimiser.param_groups[0]["lr"] = RATE * falling

@@ -181,7 +181,10 @@ def test_no_more_steps_are_made_where_none_are_wanted() -> None:
 
 def test_accepted_samples_have_the_labels_that_were_asked_for() -> None:
     data = labelled()
-    model = GAN(GANConfig(latent=3, width=8, critic_width=8, depth=2, keep_critic=True), data)
+    model = GAN(
+        GANConfig(latent=3, width=8, critic_width=8, depth=2, keep_critic=True, critic_finish=20),
+        data,
+    )
     model.finish(data)
     asked = torch.arange(30) % 3
     with torch.no_grad():
