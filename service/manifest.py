@@ -115,7 +115,7 @@ class Rejection(Frozen):
     """How a critic rejects samples: one is accepted with probability min(1, p/q / bound).
 
     Source:
-        Azadi et al. 2019, arXiv:1810.06758, section 3.
+        Azadi et al. 2019, arXiv:1810.06758.
     """
 
     log_bound: float

@@ -5,7 +5,7 @@ decides on it: which candidate a row becomes is a function of (bundle, seed, i).
 at once is not: while many rows wait it is one of each, and more when they are too few for a run.
 
 Source:
-    Azadi et al. 2019, arXiv:1810.06758, section 3.
+    Azadi et al. 2019, arXiv:1810.06758.
 """
 
 import asyncio

@@ -173,7 +173,7 @@ class Variational(Objective):
         return -self.divergence.composed(fake).mean()
 
     def log_ratio(self, said: Outputs) -> Float[Tensor, " batch"]:
-        """Return log u where g(D) = f'(u): Nowozin et al. 2016, section 3.2.
+        """Return log u where g(D) = f'(u), by Nowozin et al. 2016.
 
         Raises:
             TypeError: f' is a step.
@@ -223,7 +223,7 @@ class LeastSquares(Objective):
         return 0.5 * (fake - 1).square().mean()
 
     def log_ratio(self, said: Outputs) -> Float[Tensor, " batch"]:
-        """Return log D/(1 - D): the best D is p/(p + q), by Mao et al. 2017, equation 5.
+        """Return log D/(1 - D): the best D is p/(p + q), by Mao et al. 2017.
 
         A D that is no share, or nearly 0 or 1, is taken for CERTAIN.
         """

@@ -10,7 +10,7 @@ have a density in proportion to q min(p/q, bound), which is p wherever p/q is be
 
 Source:
     Platt 1999, "Probabilistic outputs for support vector machines" (the regression); Turner et al.
-    2019, arXiv:1811.11357, section 3.2 (calibrated critics); Azadi et al. 2019, arXiv:1810.06758
+    2019, arXiv:1811.11357 (calibrated critics); Azadi et al. 2019, arXiv:1810.06758
     (rejection by a critic).
 """
 
@@ -26,7 +26,7 @@ BOUND_SHARE = 0.01
 of all, which would need none, is that of an odd sample, and hardly any other would be accepted."""
 LEAST_ACCEPTANCE = 0.1
 """The bound is lowered to where so many are accepted: of 64 candidates one is, but for 1 row in
-850. Azadi et al. lower it by a percentile too (section 3.3)."""
+850. Azadi et al. lower it too, by a percentile."""
 BISECTIONS = 60
 SOLVING_STEPS = 100
 """Of L-BFGS, in two unknowns."""

@@ -6,7 +6,7 @@ it has nobody to teach any more. What it says is then calibrated on validation r
 (`calibration.py`), served as the graph `critic`, and used to reject samples.
 
 Source:
-    Azadi et al. 2019, arXiv:1810.06758, section 3.3 (a critic that is trained on).
+    Azadi et al. 2019, arXiv:1810.06758 (rejection by a critic that was trained on).
 """
 
 import copy
@@ -27,9 +27,9 @@ from training.family import Family
 from training.sampling import CHUNK_ROWS, sample
 
 BATCH, RATE = 128, 1e-3
-"""Of the steps that a critic goes on learning, by Adam and along half a cosine. It plays with nobody,
-so Adam's own moments will do: with a game's, (0, 0.9), accepted samples of eight Gaussians were less
-evenly spread over them (measured: MMD² 0.0095 ± 0.0024 for 0.0017 ± 0.0010)."""
+"""Of the steps that a critic goes on learning, by Adam and along half a cosine. It plays with
+nobody, so Adam's own moments will do: with a game's, (0, 0.9), accepted samples of eight Gaussians
+were less even over them (measured: MMD² 0.0095 ± 0.0024 for 0.0017 ± 0.0010)."""
 LOOKS = 10
 """How often in those steps the validation rows are asked: the best critic of them is kept, as one
 that has few rows to learn of learns them by heart."""
