@@ -102,7 +102,7 @@ class GANConfig(Frozen):
     )
 
     critic_finish: int = Field(
-        3000,
+        10_000,
         ge=0,
         description="Steps that a kept critic goes on learning after training, unregularised, "
         "against the generator that is published.",
