@@ -19,6 +19,7 @@ Role = Literal[
     "divergence",
     "enter",
     "leave",
+    "critic",
 ]
 DType = Literal["float32", "int64", "uint8"]
 Noise = Literal["normal", "uniform"]
@@ -51,6 +52,9 @@ DEFAULT_DRAWS = 64
 """Of an estimate where nobody names a number: a standard error within some ten percent."""
 MAX_STEPS = 1000
 """Of a solver, at most."""
+ATTEMPTS = 64
+"""Candidates for a row that a critic may reject. Of them the likeliest is taken if it rejects all:
+where a tenth is accepted, for 1 row in 850."""
 REFINE_DRAWS = 4
 """Pairs of draws, z = mean ± scale noise, that one step of `refine` follows."""
 
@@ -254,6 +258,8 @@ class Interface(Frozen):
                 return event_in, (z, TensorSpec(name="log_abs_det", shape=("batch",)))
             case "log_density":
                 return event_in, (TensorSpec(name="log_density", shape=("batch",)),)
+            case "critic":
+                return (x, *condition), (TensorSpec(name="log_ratio", shape=("batch",)),)
             case "velocity" | "divergence" | "enter" | "leave":
                 return self._of_ode(role)
             case "encode" | "elbo" | "likelihood" | "refine":

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from service.interface import MAX_VALUES, Frozen, Interface, Role, TensorSpec
+from service.interface import ATTEMPTS, MAX_VALUES, Frozen, Interface, Role, TensorSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 """A model's name: lower-case letters, digits and hyphens. It is a folder and part of a URL."""
@@ -111,6 +111,21 @@ class Weights(Frozen):
     sha256: Digest
 
 
+class Rejection(Frozen):
+    """How a critic rejects samples: one is accepted with probability min(1, p/q / bound).
+
+    Source:
+        Azadi et al. 2019, arXiv:1810.06758.
+    """
+
+    log_bound: float
+    """In nats."""
+    acceptance: float = Field(ge=1 / ATTEMPTS, le=1)
+    """Share of samples that are accepted, measured at export. It says what a row will cost."""
+    rows: int = Field(ge=1)
+    """Samples that both were measured on."""
+
+
 class Manifest(Interface):
     """All that a bundle says of itself."""
 
@@ -121,6 +136,8 @@ class Manifest(Interface):
     graphs: dict[Role, Graph]
     weights: Weights | None = None
     """Null where every graph's file holds its own."""
+    rejection: Rejection | None = None
+    """Of a model that keeps its critic."""
     golden: Golden
     evaluation: tuple[Figure, ...] = ()
     provenance: Provenance
@@ -183,6 +200,16 @@ class Manifest(Interface):
             raise ValueError("evaluation.values: only a density tells those of events")
         if self.held_out and (self.density.kind == "exact") != (self.held_out.draws is None):
             raise ValueError("evaluation.draws: goes with values that are estimates")
+        return self
+
+    @model_validator(mode="after")
+    def _critic_has_its_bound(self) -> Self:
+        if ("critic" in self.graphs) != (self.rejection is not None):
+            raise ValueError("rejection: goes with a critic graph, and only with one")
+        if self.rejection and self.family != "gan":
+            raise ValueError(f"rejection: is by the critic of a gan; this is a {self.family}")
+        if self.rejection and (self.observation or self.latent.distribution == "learned"):
+            raise ValueError("rejection: goes with a decoder that makes x itself of normal noise")
         return self
 
     @model_validator(mode="after")

@@ -49,6 +49,8 @@ class Stream(IntEnum):
     PRIOR = 6
     PROBE = 7
     PERMUTATION = 8
+    CANDIDATE = 9
+    COIN = 10
 
 
 def uniform(seed: int, stream: Stream, *, start: int, rows: int, size: int) -> Floats:
@@ -142,7 +144,7 @@ def _ppnd16(probability: Floats) -> Floats:
 
     outer = q[~central]
     # The smaller of p and 1 - p, each exact because p is a multiple of 2^-53.
-    r = np.sqrt(-_log(np.minimum(probability[~central], 1.0 - probability[~central])))
+    r = np.sqrt(-log(np.minimum(probability[~central], 1.0 - probability[~central])))
     tail = _ratio(_TAIL, r - 1.6)
     far = r > 5.0
     if far.any():  # one value in 36 billion
@@ -174,8 +176,10 @@ _LN2 = 0.6931471805599453
 _ATANH = [1.0 / (2 * k + 1) for k in range(11, -1, -1)]
 
 
-def _log(x: Floats) -> Floats:
-    """Return the natural logarithm by log(m 2^e) = e log 2 + 2 atanh((m - 1) / (m + 1)).
+def log(x: Floats) -> Floats:
+    """Return the natural logarithm, the same to the last bit on every CPU.
+
+    log(m 2^e) = e log 2 + 2 atanh((m - 1) / (m + 1)).
 
     With sqrt(1/2) <= m < sqrt(2) the argument s of atanh is below 0.172, so that twelve terms
     of its series leave 2e-19. numpy's own log is not used because its last bit depends on the

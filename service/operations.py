@@ -27,7 +27,7 @@ from service.runs import Feeds
 from service.tensors import Array
 
 Operation = Literal["sample", "decode", "encode", "log-density", "elbo"]
-Extra = Literal["z", "label", "log_density"]
+Extra = Literal["z", "label", "log_density", "log_ratio", "attempts"]
 Observation = Literal["mean", "draw"]
 Picture = Literal["x", "pixels"]
 

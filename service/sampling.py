@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from service import ode
+from service import ode, rejection
 from service.calls import Answer, Events, run
 from service.condition import UNTOLD, Condition
 from service.engine import Engine
@@ -45,6 +45,7 @@ class Drawing:
         outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
         solver: Of a continuous flow; its own where none is named.
         steps: Of that solver; likewise.
+        rejection: Whether each row is the first of its candidates that the critic accepts.
     """
 
     n: int
@@ -57,6 +58,7 @@ class Drawing:
     outputs: Sequence[Picture] = ("x",)
     solver: Solver | None = None
     steps: int | None = None
+    rejection: bool = False
 
     def __post_init__(self) -> None:
         """Pass if a seed has these rows.
@@ -86,41 +88,74 @@ async def sample(engine: Engine, drawing: Drawing, *, begun: bool = False) -> An
         begun: Whether others of the same request were answered before.
 
     Raises:
-        CapabilityMissing: `observation` or `include` asks for what the model has not.
+        CapabilityMissing: `observation`, `include` or `rejection` asks for what the model has not.
         InputInvalid: The condition is not the model's.
         EngineFailed: The graph failed, or answered NaN.
     """
-    manifest = engine.manifest
+    manifest, n = engine.manifest, drawing.n
     _check_capabilities(manifest, drawing)
-    n, seed, start = drawing.n, drawing.seed, drawing.start
-    shape = manifest.latent.shape
-    z: Source = Noise(seed, Stream.LATENT, shape, start=start, scale=drawing.temperature)
-    if manifest.latent.distribution == "learned":
-        z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
     told = _told(manifest, drawing)
-    method = ode.chosen(manifest, drawing.solver, drawing.steps)
     # Pixels are integers and hide a NaN; the x that they are made of does not.
     outputs = sorted({"x", *drawing.outputs})
-    if method:
-        z = Given(await asyncio.to_thread(z.rows, 0, n))
-        answer = await ode.decoded(engine, z.array, told, method, outputs=outputs, begun=begun)
+    if drawing.rejection:
+        seed, start = drawing.seed, drawing.start
+        answer, z = await rejection.chosen(
+            rejection.Rows(engine, seed, start, n, told, outputs, begun)
+        )
     else:
-        feeds = _feeds(engine, drawing, {"z": z, **told})
-        answer = await run(engine, _role_of(drawing), feeds, outputs=outputs, rows=n, begun=begun)
-    if "log_density" in drawing.include and method:
-        events = Events(answer["x"], {k: Given(each.rows(0, n)) for k, each in told.items()})
-        found = await ode.log_density(engine, events, method, seed=seed, begun=True, given=None)
-        answer["log_density"] = found[:, 0]
-    elif "log_density" in drawing.include:
-        said: Feeds = {"x": answer["x"], **told}
-        answer |= await run(engine, "log_density", said, begun=begun)
+        answer, z = await _made(engine, drawing, told, outputs, begun=begun)
+    answer |= await _weighed(engine, drawing, answer, told)
     if "z" in drawing.include:
         answer["z"] = await asyncio.to_thread(z.rows, 0, n)
     if "label" in drawing.include:
         answer["label"] = told["label"].rows(0, n)
-    if "x" not in drawing.outputs:
-        del answer["x"]
-    return answer
+    wanted = {*drawing.outputs, *drawing.include}
+    return {name: array for name, array in answer.items() if name in wanted}
+
+
+async def _made(
+    engine: Engine,
+    drawing: Drawing,
+    told: dict[str, Source],
+    outputs: Sequence[str],
+    *,
+    begun: bool,
+) -> tuple[Answer, Source]:
+    """Return the outputs of noise, and the noise."""
+    manifest, n = engine.manifest, drawing.n
+    z: Source = Noise(
+        drawing.seed,
+        Stream.LATENT,
+        manifest.latent.shape,
+        start=drawing.start,
+        scale=drawing.temperature,
+    )
+    if manifest.latent.distribution == "learned":
+        z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
+    if method := ode.chosen(manifest, drawing.solver, drawing.steps):
+        z = Given(await asyncio.to_thread(z.rows, 0, n))
+        return await ode.decoded(engine, z.array, told, method, outputs=outputs, begun=begun), z
+    feeds = _feeds(engine, drawing, {"z": z, **told})
+    return await run(engine, _role_of(drawing), feeds, outputs=outputs, rows=n, begun=begun), z
+
+
+async def _weighed(
+    engine: Engine, drawing: Drawing, answer: Answer, told: dict[str, Source]
+) -> Answer:
+    """Return what was to be included of samples that a graph must be asked for."""
+    said: Feeds = {"x": answer["x"], **told}
+    found: Answer = {}
+    if "log_ratio" in drawing.include and "log_ratio" not in answer:
+        found |= await run(engine, "critic", said, begun=True)
+    if "log_density" not in drawing.include:
+        return found
+    if method := ode.chosen(engine.manifest, drawing.solver, drawing.steps):
+        known = {name: Given(each.rows(0, drawing.n)) for name, each in told.items()}
+        log_density = await ode.log_density(
+            engine, Events(answer["x"], known), method, seed=drawing.seed, begun=True, given=None
+        )
+        return found | {"log_density": log_density[:, 0]}
+    return found | await run(engine, "log_density", said, begun=True)
 
 
 def _feeds(engine: Engine, drawing: Drawing, feeds: dict[str, Source]) -> dict[str, Source]:
@@ -176,7 +211,10 @@ def passes_of(manifest: Manifest, drawing: Drawing) -> dict[Role, int]:
     if method := ode.chosen(manifest, drawing.solver, drawing.steps):
         passes: dict[Role, int] = {"velocity": method.evaluations, "leave": 1}
         return passes | ({"enter": 1, "divergence": method.evaluations} if weighed else {})
-    passes = {_role_of(drawing): 1}
+    times = rejection.expected(manifest) if drawing.rejection else 1
+    passes = {_role_of(drawing): times}
+    if drawing.rejection or "log_ratio" in drawing.include:
+        passes["critic"] = times
     if manifest.latent.distribution == "learned":
         passes["prior"] = 1
     if weighed:
@@ -192,8 +230,9 @@ def check(manifest: Manifest, drawing: Drawing) -> None:
     """Pass if a model can do this.
 
     Raises:
-        CapabilityMissing: `observation`, `include`, `solver` or `steps` asks for what it has not.
-        InputInvalid: The condition is not its own.
+        CapabilityMissing: `observation`, `include`, `solver`, `steps` or `rejection` asks for what
+            it has not.
+        InputInvalid: The condition is not its own, or two of them do not go together.
     """
     drawing.condition.told(manifest, n=drawing.n)
     _check_capabilities(manifest, drawing)
@@ -211,6 +250,29 @@ def _check_capabilities(manifest: Manifest, drawing: Drawing) -> None:
         raise CapabilityMissing(text, field="include")
     if "label" in drawing.include and not manifest.labels:
         raise CapabilityMissing(f"{manifest.name} has no labels to include.", field="include")
+    _check_rejection(manifest, drawing)
+
+
+def _check_rejection(manifest: Manifest, drawing: Drawing) -> None:
+    if drawing.rejection and not manifest.rejection:
+        raise CapabilityMissing(
+            f"{manifest.name} has no critic to reject samples by. Leave out 'rejection'.",
+            field="rejection",
+        )
+    if "log_ratio" in drawing.include and not manifest.rejection:
+        text = f"{manifest.name} has no critic, and no log_ratio to include."
+        raise CapabilityMissing(text, field="include")
+    if "attempts" in drawing.include and not drawing.rejection:
+        raise InputInvalid(
+            "field 'include': attempts are those of 'rejection'. Say both or neither.",
+            field="include",
+        )
+    if drawing.rejection and drawing.temperature != 1:
+        raise InputInvalid(
+            "field 'temperature': the critic that 'rejection' asks knows samples of temperature 1; "
+            f"got {drawing.temperature:g}. Leave one of them out.",
+            field="temperature",
+        )
 
 
 def _told(manifest: Manifest, drawing: Drawing) -> dict[str, Source]:

@@ -95,10 +95,10 @@ def run(options: argparse.Namespace) -> None:
         markup=False,
     )
 
-    # Judgement on the test split.
-    device = choose_device(chosen.train.device)
+    # What is fitted to the finished model, and judgement on the test split.
+    model.to(choose_device(chosen.train.device)).finish(rows)
     compared: list[Compared] = []
-    figures = evaluate(model.to(device), rows, chosen.evaluate, show=compared.append)
+    figures = evaluate(model, rows, chosen.evaluate, show=compared.append)
     model.to("cpu")
 
     # The bundle: graphs held to float64, a card, pictures.
@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> None:
         version=max(bundle.versions(options.out, chosen.name), default=0) + 1,
         events=rows.test.x.numpy(),
         figures=figures,
+        rejection=model.rejection(),
         provenance=export.describe_origin(
             recipe=chosen.model_dump(mode="json", exclude_unset=True, exclude={"quick"}),
             data=rows.description,

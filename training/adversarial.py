@@ -50,6 +50,8 @@ Name = Literal[
 
 Outputs = Float[Tensor, "batch output"]
 """What a critic says of events."""
+CERTAIN = 0.999
+"""The largest share p/(p + q) that a regression of it is believed: 6.9 nats (a guess)."""
 
 
 class Objective(ABC):
@@ -61,6 +63,8 @@ class Objective(ABC):
 
     is_shifted: bool = True
     """Whether a constant added to all that the critic says makes a difference."""
+    tells_ratio: bool = False
+    """Whether the best critic's answer tells p/q."""
 
     def __init__(self, *, outputs: int = 1) -> None:
         self.outputs = outputs
@@ -81,6 +85,14 @@ class Objective(ABC):
     def witness(self, at: Outputs, real: Outputs, fake: Outputs) -> Float[Tensor, " batch"]:
         """Return the one function of an event whose slope a gradient penalty is of."""
         return at.squeeze(1)
+
+    def log_ratio(self, said: Outputs) -> Float[Tensor, " batch"]:
+        """Return log p/q in nats of events, if the critic is at its best.
+
+        Raises:
+            TypeError: Its best answer does not tell it.
+        """
+        raise TypeError(f"the best critic of a {type(self).__name__} tells no ratio; this is a bug")
 
     @abstractmethod
     def figures(self, real: Outputs, fake: Outputs) -> dict[str, Float[Tensor, ""]]:
@@ -121,6 +133,8 @@ class Logistic(Objective):
             wins; otherwise it raises E log s(D), whose slope does not.
     """
 
+    tells_ratio = True
+
     def __init__(self, *, saturating: bool) -> None:
         super().__init__()
         self.saturating = saturating
@@ -133,6 +147,10 @@ class Logistic(Objective):
         """Return E log(1 - s(D)) or -E log s(D)."""
         return -softplus(fake).mean() if self.saturating else softplus(-fake).mean()
 
+    def log_ratio(self, said: Outputs) -> Float[Tensor, " batch"]:
+        """Return D: Goodfellow et al. 2014, proposition 1."""
+        return said.squeeze(1)
+
     def figures(self, real: Outputs, fake: Outputs) -> dict[str, Float[Tensor, ""]]:
         """Return the share of right verdicts."""
         return {"accuracy": accuracy(real, fake, undecided=0.0)}
@@ -144,6 +162,7 @@ class Variational(Objective):
     def __init__(self, divergence: FDivergence) -> None:
         super().__init__()
         self.divergence = divergence
+        self.tells_ratio = divergence.log_ratio is not None
 
     def critic_loss(self, real: Outputs, fake: Outputs) -> Float[Tensor, ""]:
         """Return the bound's negative."""
@@ -152,6 +171,16 @@ class Variational(Objective):
     def generator_loss(self, fake: Outputs, real: Callable[[], Outputs]) -> Float[Tensor, ""]:
         """Return the part of the bound that depends on the generator."""
         return -self.divergence.composed(fake).mean()
+
+    def log_ratio(self, said: Outputs) -> Float[Tensor, " batch"]:
+        """Return log u where g(D) = f'(u), by Nowozin et al. 2016.
+
+        Raises:
+            TypeError: f' is a step.
+        """
+        if self.divergence.log_ratio is None:
+            return super().log_ratio(said)
+        return self.divergence.log_ratio(said.squeeze(1))
 
     def figures(self, real: Outputs, fake: Outputs) -> dict[str, Float[Tensor, ""]]:
         """Return the bound, and the share of right verdicts."""
@@ -183,6 +212,8 @@ class Wasserstein(Objective):
 class LeastSquares(Objective):
     """The critic regresses 1 on data and 0 on samples."""
 
+    tells_ratio = True
+
     def critic_loss(self, real: Outputs, fake: Outputs) -> Float[Tensor, ""]:
         """Return half of both mean squares."""
         return 0.5 * ((real - 1).square().mean() + fake.square().mean())
@@ -190,6 +221,13 @@ class LeastSquares(Objective):
     def generator_loss(self, fake: Outputs, real: Callable[[], Outputs]) -> Float[Tensor, ""]:
         """Return half the mean square by which samples miss 1."""
         return 0.5 * (fake - 1).square().mean()
+
+    def log_ratio(self, said: Outputs) -> Float[Tensor, " batch"]:
+        """Return log D/(1 - D): the best D is p/(p + q), by Mao et al. 2017.
+
+        A D that is no share, or nearly 0 or 1, is taken for CERTAIN.
+        """
+        return said.squeeze(1).clamp(1 - CERTAIN, CERTAIN).logit()
 
     def figures(self, real: Outputs, fake: Outputs) -> dict[str, Float[Tensor, ""]]:
         """Return the share of right verdicts."""
@@ -272,6 +310,11 @@ def of_a_kernel(game: Objective) -> Radial:
 def is_mmd(name: Name) -> bool:
     """Return whether a critic of this objective finds features."""
     return name in KERNELS
+
+
+def tells_ratio(name: Name) -> bool:
+    """Return whether the best critic of this objective tells p/q."""
+    return objective(name, features=1).tells_ratio
 
 
 def has_kink(name: Name) -> bool:

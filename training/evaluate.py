@@ -4,6 +4,7 @@
 - What samples are like beside test rows, and training rows beside the same, see `samples.py`.
 - Of a model with an encoder: what its codes are worth, see `representation.py`.
 - For a proposal none of these, but how well it integrates, see `weights.py`.
+- Of a kept critic: what it knows and what its rejection is worth, see `ratio.py`.
 - What samples miss by being computed in finitely many steps, where they are.
 - For a conditional model: how often a classifier that never saw a sample reads the label
   that was asked for, beside its accuracy on real test rows.
@@ -97,6 +98,7 @@ def evaluate(
             *comparisons(model, data, test, features, config.seed, show),
             *representation(model, data, test),
             *_inexactness(model, test, config.seed),
+            *model.own_figures(test),
         ]
         if model.interface.labels:
             figures += _recognition(model, test, trained(), config)

@@ -26,7 +26,16 @@ from torch.export import Dim
 
 from service import bundle, external
 from service.interface import Interface, Role, TensorSpec
-from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance, Weights
+from service.manifest import (
+    Figure,
+    Golden,
+    Graph,
+    Manifest,
+    Provenance,
+    Rejection,
+    Tolerance,
+    Weights,
+)
 from service.tensors import Array
 from training.family import outputs_of
 from training.folded import folded
@@ -57,6 +66,7 @@ def build(
     events: Array,
     provenance: Provenance,
     figures: tuple[Figure, ...] = (),
+    rejection: Rejection | None = None,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Return the manifest of a trained model and the files it names, ready to be published.
 
@@ -73,6 +83,7 @@ def build(
         events: Real x, shape (n, *event), for the golden vectors of graphs that read x.
         provenance: Where the weights come from.
         figures: How good the model was found to be.
+        rejection: Of a model with a critic: what its samples are rejected by.
 
     Raises:
         service.errors.BundleInvalid: A graph does not repeat the float64 reference in ONNX
@@ -96,6 +107,7 @@ def build(
         graphs=described,
         weights=Weights(sha256=bundle.digest(weights)) if weights else None,
         golden=Golden(sha256=bundle.digest(files["golden.npz"]), rows=GOLDEN_ROWS),
+        rejection=rejection,
         evaluation=figures,
         provenance=provenance,
         licence=licence,
@@ -328,14 +340,14 @@ def _tolerance(name: str, interface: Interface, *, largest: float, rounding: flo
 
     A divergence, the integral of which is one, is held to the same.
 
-    Where float32 itself is as coarse, as in a steep flow, x and codes may be as far off as
+    Where float32 itself is as coarse, as in a steep flow or critic, an answer may be as far off as
     PyTorch's own answer without float64 throughout, four times over: other processors round
     otherwise.
     """
     match name.removeprefix("refined_"):
         case "pixels":
             return Tolerance(absolute=1)  # one grey level, where rounding is a tie
-        case "x" | "w" | "velocity":
+        case "x" | "w" | "velocity" | "log_ratio":
             return Tolerance(absolute=max(TOLERANCE * largest, 4 * rounding))
         case "kl" | "log_prior":
             return Tolerance(absolute=TOLERANCE * interface.latent.size, relative=1e-5)

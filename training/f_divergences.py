@@ -36,6 +36,8 @@ class FDivergence:
         activation: g, from any number into the domain.
         composed: f*(g(v)), written so that it neither cancels nor overflows before it must.
         best: T* = f'(u), the critic's best answer, after the activation.
+        log_ratio: log u at the critic whose answer after the activation is T*, of v. None where
+            f' is a step, and T* tells the sign of log u alone.
     """
 
     f: Map
@@ -44,6 +46,7 @@ class FDivergence:
     activation: Map
     composed: Map
     best: Map
+    log_ratio: Map | None
 
     @property
     def undecided(self) -> float:
@@ -52,6 +55,12 @@ class FDivergence:
 
 
 _LOG_2 = math.log(2)
+_LINEAR = -30.0
+"""Below it log(1 + e^v) is e^v in any precision, and its logarithm v, which does not overflow."""
+
+
+def _log_softplus(v: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return torch.where(v < _LINEAR, v, softplus(v.clamp(min=_LINEAR)).log())
 
 
 def _ratio(v: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -77,6 +86,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: 1 + _log_ratio(v),
         composed=_ratio,
         best=lambda u: 1 + u.log(),
+        log_ratio=_log_ratio,
     ),
     # KL(q || p): large where samples lie that are no data.
     "reverse-kl": FDivergence(
@@ -86,6 +96,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: -_ratio(-v),
         composed=lambda v: _log_ratio(v) - 1,
         best=lambda u: -1 / u,
+        log_ratio=_log_ratio,
     ),
     # The integral of (p - q)^2 / q.
     "pearson": FDivergence(
@@ -96,6 +107,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: softplus(v) - 2,
         composed=lambda v: softplus(v).square() / 4 - 1,
         best=lambda u: 2 * (u - 1),
+        log_ratio=lambda v: _log_softplus(v) - _LOG_2,
     ),
     # The integral of (sqrt p - sqrt q)^2.
     "squared-hellinger": FDivergence(
@@ -105,6 +117,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: 1 - _ratio(-v).sqrt(),
         composed=lambda v: _ratio(v).sqrt() - 1,
         best=lambda u: 1 - u.rsqrt(),
+        log_ratio=_log_ratio,
     ),
     # KL(p || m) + KL(q || m) for m = (p + q) / 2: twice the Jensen-Shannon divergence, so that the
     # bound is the value of Goodfellow et al. 2014 and log 4.
@@ -115,6 +128,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: _LOG_2 + logsigmoid(v),
         composed=lambda v: softplus(v) - _LOG_2,
         best=lambda u: torch.log(2 * u / (1 + u)),
+        log_ratio=lambda v: v,
     ),
     # Half the integral of |p - q|.
     "total-variation": FDivergence(
@@ -124,6 +138,7 @@ DIVERGENCES: Mapping[str, FDivergence] = {
         activation=lambda v: torch.tanh(v) / 2,
         composed=lambda v: torch.tanh(v) / 2,
         best=lambda u: torch.sign(u - 1) / 2,
+        log_ratio=None,
     ),
 }
 """By the objective's name."""

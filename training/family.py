@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from service.interface import Interface, Role, TensorSpec
-from service.manifest import Figure
-from training.data import Batch
+from service.manifest import Figure, Rejection
+from training.data import Batch, Data
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,18 @@ class Family(nn.Module, ABC):
         Called in training mode, and with torch's global generator seeded.
         """
 
+    def release(self) -> None:
+        """Leave out what only training wants. Called by `finish`, and before weights are restored.
+
+        What is computed stays the same.
+        """
+
+    def finish(self, data: Data) -> None:
+        """Fit what is fitted once the model makes the samples that it will be published for.
+
+        Called before anything is judged or exported, and leaves what makes samples as it is.
+        """
+
     @abstractmethod
     def turns(self) -> tuple[Turn, ...]:
         """Return the moves of one training step, in order.
@@ -154,7 +166,7 @@ class Family(nn.Module, ABC):
         return {}
 
     def own_figures(self, test: Batch) -> tuple[Figure, ...]:
-        """Return what is judged of a model that has no data to be compared with; else nothing.
+        """Return what is judged of a model besides what its samples and density are worth.
 
         Called in evaluation mode, without gradients and with seeded generators.
         """
@@ -164,6 +176,10 @@ class Family(nn.Module, ABC):
         self, z: Float[Tensor, "batch ..."], condition: Tensor | None = None
     ) -> Inexactness | None:
         """Return how far `decode` of this noise is from its limit. None where it has none."""
+        return None
+
+    def rejection(self) -> Rejection | None:
+        """Return what its samples are rejected by. None where nothing rejects them."""
         return None
 
     @abstractmethod

@@ -22,10 +22,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.interface import Density, Frozen, Interface, Latent, Role
-from training.adversarial import Name, Outputs, has_kink, is_mmd, objective, of_a_kernel
+from training.adversarial import (
+    Name,
+    Outputs,
+    has_kink,
+    is_mmd,
+    objective,
+    of_a_kernel,
+    tells_ratio,
+)
+from training.calibration import Calibration
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
-from training.family import Call, Family, Pixels, Score, Turn
+from training.family import Call, Pixels, Score, Turn
 from training.kernels import mean_squared_distance
 from training.networks import Rescale
 from training.players import (
@@ -36,6 +45,7 @@ from training.players import (
     VectorCritic,
     VectorGenerator,
 )
+from training.ratio import RatioModel
 from training.steepness import between, slope_miss, squared_slopes
 
 Regulariser = Literal["spectral-norm", "r1", "gradient-penalty", "scaling", "clip", "none"]
@@ -86,6 +96,19 @@ class GANConfig(Frozen):
         32, ge=1, description="Length of the vector that stands for a class in the generator."
     )
 
+    keep_critic: bool = Field(
+        False,
+        description="Publish the critic too, calibrated, as an estimate of log p/q of data and "
+        "samples, by which the service can reject samples.",
+    )
+
+    critic_finish: int = Field(
+        10_000,
+        ge=0,
+        description="Steps that a kept critic goes on learning after training, unregularised, "
+        "against the generator that is published.",
+    )
+
     @model_validator(mode="after")
     def _options_are_used(self) -> "GANConfig":
         told, name, how = self.model_fields_set, self.objective, self.regulariser
@@ -95,6 +118,13 @@ class GANConfig(Frozen):
             raise ValueError('bound: is of regulariser = "clip"; leave it out')
         if "critic_features" in told and not is_mmd(name):
             raise ValueError("critic_features: are of the mmd objectives; leave it out")
+        if "critic_finish" in told and not self.keep_critic:
+            raise ValueError("critic_finish: is of keep_critic = true; leave it out")
+        if self.keep_critic and not tells_ratio(name):
+            raise ValueError(
+                "keep_critic: no density ratio follows from the best critic of "
+                f'objective = "{name}"; leave it out'
+            )
         return self
 
     @model_validator(mode="after")
@@ -122,7 +152,7 @@ def _either(names: tuple[str, ...]) -> str:
     return " or ".join(f'"{name}"' for name in names)
 
 
-class GAN(Family):
+class GAN(RatioModel):
     """A GAN of images, convolutional, or of vectors, conditional where the data has classes.
 
     Vectors are standardised for both players, so that slopes and distances of a critic are in
@@ -131,6 +161,8 @@ class GAN(Family):
     Raises:
         ValueError: `depth` was set for images, or a feature never changes.
     """
+
+    critic: Critic
 
     def __init__(self, config: GANConfig, data: Data) -> None:
         super().__init__()
@@ -145,6 +177,8 @@ class GAN(Family):
             with torch.no_grad():
                 for weight in self.critic.parameters():
                     weight.clamp_(-config.bound, config.bound)
+        self.critic_finish = config.critic_finish
+        self.calibration = Calibration() if config.keep_critic else None
         self.unit = mean_squared_distance(self.enter(data.train.x).flatten(1))
 
     def _generator(self) -> Generator:
@@ -216,11 +250,8 @@ class GAN(Family):
         )
 
     def _critic_loss(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        label, real = self._label(batch), self.enter(batch.x)
-        with torch.no_grad():
-            fake = self.generator(self._noise(batch), label)
-        both = None if label is None else torch.cat([label, label])
-        of_real, of_fake = self.critic(torch.cat([real, fake]), both).chunk(2)
+        label, real, fake = self._label(batch), self.enter(batch.x), self._fake(batch)
+        of_real, of_fake = self._said_of_both(real, fake, label)
         loss = self.objective.critic_loss(of_real, of_fake)
         match self.config.regulariser:
             case "r1":
@@ -230,6 +261,27 @@ class GAN(Family):
             case "scaling":
                 loss = loss / self._steepness(real, label)
         return {"loss": loss, **self.objective.figures(of_real.detach(), of_fake.detach())}
+
+    def critic_loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return what the critic minimises of events and as many new samples, unregularised."""
+        real, fake = self.enter(batch.x), self._fake(batch)
+        return self.objective.critic_loss(*self._said_of_both(real, fake, self._label(batch)))
+
+    @torch.no_grad()
+    def _fake(self, batch: Batch) -> Float[Tensor, "batch ..."]:
+        """Return as many samples as the critic sees them, of the same labels."""
+        made: Tensor = self.generator(self._noise(batch), self._label(batch))
+        return made
+
+    def _said_of_both(
+        self,
+        real: Float[Tensor, "batch ..."],
+        fake: Float[Tensor, "batch ..."],
+        label: Int[Tensor, " batch"] | None,
+    ) -> tuple[Outputs, Outputs]:
+        both = None if label is None else torch.cat([label, label])
+        of_real, of_fake = self.critic(torch.cat([real, fake]), both).chunk(2)
+        return of_real, of_fake
 
     def _r1(
         self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None
@@ -294,6 +346,17 @@ class GAN(Family):
     def _label(self, batch: Batch) -> Int[Tensor, " batch"] | None:
         return batch.label if self.labels else None
 
+    def release(self) -> None:
+        """Give a kept critic the weights that normalised ones have become."""
+        if self.calibration is not None:
+            self.critic.release()
+
+    def raw_log_ratio(
+        self, x: Float[Tensor, "batch ..."], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Return log p/q as the averaged critic says it: as far as it is at its best."""
+        return self.objective.log_ratio(self.critic(self.enter(x), label))
+
     def enter(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Return events as the players see them: images as they are, vectors standardised."""
         entered: Tensor = x if self.scale is None else self.scale(x)
@@ -319,6 +382,9 @@ class GAN(Family):
         return Score(found.value, found.standard_error)
 
     def graphs(self) -> dict[Role, nn.Module]:
-        """Return decode."""
+        """Return decode, and the critic if it is kept."""
         decode = Call(self, "decode")
-        return {"decode": Pixels(decode) if self.event.kind == "image" else decode}
+        made: dict[Role, nn.Module] = {
+            "decode": Pixels(decode) if self.event.kind == "image" else decode
+        }
+        return made | ({"critic": Call(self, "log_ratio")} if self.calibration else {})

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from training.networks import halvings, mlp, pyramid
 
@@ -218,6 +219,12 @@ class Critic(nn.Module, ABC):
             directions = self.projection(label).unflatten(1, (self.outputs, -1))
             said = said + (directions * features.unsqueeze(1)).sum(2)
         return said
+
+    def release(self) -> None:
+        """Put weights that may be of any gain in place of normalised ones; in evaluation mode."""
+        for layer in [*self.modules()]:
+            if is_parametrized(layer, "weight"):
+                remove_parametrizations(layer, "weight")
 
     @abstractmethod
     def seen(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch width"]:

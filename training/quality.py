@@ -57,6 +57,7 @@ _TASKS = {
         "error of the solver",
     ),
     "Codes": ("active units", "linear probe "),
+    "Critic": ("critic: ",),
     "Integral": ("integral", "effective sample size", "variance of uniform ", "largest weight "),
 }
 """What a figure's name begins with, by the task that it judges."""

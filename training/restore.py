@@ -40,6 +40,7 @@ SOLVING_STEPS = 200
 """Of L-BFGS, at most: elementwise equations in one unknown each."""
 _ORDER: tuple[Role, ...] = (
     "elbo", "log_density", "encode", "likelihood", "decode", "observe", "velocity", "enter",
+    "critic",
 )  # fmt: skip
 """Graphs, those first that use the weights in the order in which the model was built."""
 
@@ -116,7 +117,9 @@ def _built(bundle: Bundle, data: Data) -> Family:
     if difference := _difference_of_events(manifest.event, data.event):
         raise RestoreRefused(f"{manifest.name} knows {difference}; give data like its own.")
     try:
-        model = recipe.build(recipe_of(bundle), data).eval().requires_grad_(False)
+        model = recipe.build(recipe_of(bundle), data).eval()
+        model.release()
+        model.requires_grad_(False)
     except recipe.RecipeInvalid as error:
         raise RestoreRefused(f"{manifest.name} does not fit this data: {error}") from error
     if model.interface.labels != manifest.labels:

@@ -15,6 +15,7 @@ from service.api.documentation import problems
 from service.api.schemas import MAX_COLUMNS
 from service.engine import Engine
 from service.errors import NotFound
+from service.interface import ATTEMPTS
 from service.manifest import Manifest
 from service.settings import Settings
 from service.shelf import Model
@@ -96,6 +97,7 @@ def _summary(model: Model) -> dict[str, Any]:
         "capabilities": operations.capabilities(manifest),
         "estimators": operations.estimators(manifest),
         "refine": "refine" in manifest.graphs,
+        "rejection": _rejection(manifest),
         "ode": _ode(manifest),
         "device": {
             "kind": engine.device.kind,
@@ -111,6 +113,13 @@ def _ode(manifest: Manifest) -> dict[str, Any] | None:
     if method is None:
         return None
     return {"solver": method.solver, "steps": method.steps, "evaluations": method.evaluations}
+
+
+def _rejection(manifest: Manifest) -> dict[str, Any] | None:
+    """Return how samples are rejected if that is asked for; None where no critic is kept."""
+    if manifest.rejection is None:
+        return None
+    return {**manifest.rejection.model_dump(mode="json"), "attempts": ATTEMPTS}
 
 
 def _details(engine: Engine, settings: Settings) -> dict[str, Any]:

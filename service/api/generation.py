@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -75,7 +76,10 @@ async def _sample(request: Request) -> Response:
     if is_stream:
         return await _stream(request, engine, drawing, headers=headers, media_type=media_type)
     async with here.patience(request):
-        answer = await sampling.sample(engine, drawing)
+        answer = await sampling.sample(engine, _counted(drawing))
+    if call.rejection:
+        headers["Pushforward-Unaccepted"] = str((answer["attempts"] == 0).sum())
+        answer = {name: answer[name] for name in answer if name in (output, *call.include)}
     said = {"model": engine.manifest.name, "version": engine.manifest.version}
     result = Result({**said, "seed": seed, "start": start, **answer}, output, headers)
     return await answers.write(result, media_type, columns=call.columns)
@@ -93,7 +97,15 @@ def _drawing(call: schemas.Sample, *, seed: int, output: operations.Picture) -> 
         outputs=[output],
         solver=call.solver,
         steps=call.steps,
+        rejection=call.rejection,
     )
+
+
+def _counted(drawing: sampling.Drawing) -> sampling.Drawing:
+    """Return what tells, if rows are rejected, which of them were never accepted."""
+    if not drawing.rejection:
+        return drawing
+    return replace(drawing, include=[*drawing.include, "attempts"])
 
 
 _STREAM_IT = (

@@ -112,6 +112,11 @@ class Sample(Solved, Told, Seeded):
         None,
         description="Of a model with p(x|z): E[x|z] (`mean`, the default), or a `draw` of x.",
     )
+    rejection: bool = Field(
+        False,
+        description="Of a GAN that keeps its critic: each row is the first of up to 64 candidates "
+        "that the critic accepts.",
+    )
     include: list[Extra] = Field([], fail_fast=True, description="What JSON shall hold beside x.")
     columns: int | None = Field(
         None, ge=1, le=MAX_COLUMNS, description="Of a PNG grid. Default: 8, or n if that is less."
@@ -286,6 +291,8 @@ class Sampled(Answer):
     z: Tensor | None = None
     label: list[int] | None = None
     log_density: list[Value] | None = None
+    log_ratio: list[Value] | None = None
+    attempts: list[int] | None = None
 
 
 class Decoded(Answer):

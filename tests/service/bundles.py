@@ -5,13 +5,15 @@ Each is a few lines of ONNX text and the same in numpy float64. Those with a pos
 """
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from service.interface import Context, Density, Event, Interface, Latent
+from service.interface import ATTEMPTS, Context, Density, Event, Interface, Latent
+from service.manifest import Rejection
 from tests.service.ppca import PPCA
 from tests.service.tiny import Floats, Tiny
 
@@ -202,6 +204,74 @@ SHIFTED = Tiny(
     },
 )
 """Told two numbers with each row: x = z + context."""
+
+# A generator whose samples are too far apart: x = z + offset of the label, where the data has half
+# the spread. p/q is largest at the offset, 4, and all samples are accepted with 1/4 on average.
+SIDES = np.array([[-1.0, 0.0], [2.0, 1.0]])
+
+
+def wide_log_ratio(x: Floats, label: npt.NDArray[np.int64]) -> Floats:
+    return np.asarray(math.log(4) - 1.5 * ((x - SIDES[label]) ** 2).sum(axis=1))
+
+
+WIDE = Tiny(
+    name="wide",
+    interface=Interface(
+        family="gan",
+        event=Event(kind="vector", shape=(2,)),
+        latent=Latent(shape=(2,)),
+        labels=("low", "high"),
+        density=Density(kind="none", estimator=None),
+    ),
+    nodes={
+        "decode": "o = Gather(sides, label) x = Add(z, o)",
+        "critic": "o = Gather(sides, label) d = Sub(x, o) q = Mul(d, d) "
+        "s = ReduceSum<keepdims=0>(q, last) h = Mul(s, steep) log_ratio = Add(h, top)",
+    },
+    constants={
+        "sides": SIDES.astype(np.float32),
+        "last": np.array([1]),
+        "steep": np.array([-1.5], np.float32),
+        "top": np.array([math.log(4)], np.float32),
+    },
+    references={
+        "decode": lambda z, label: {"x": z + SIDES[label]},
+        "critic": lambda x, label: {"log_ratio": wide_log_ratio(x, label)},
+    },
+    rejection=Rejection(log_bound=math.log(4), acceptance=0.25, rows=10_000),
+)
+"""Those that are accepted are normal around the offset, of variance 1/4."""
+
+STRICT = replace(
+    WIDE,
+    name="strict",
+    rejection=Rejection(log_bound=60.0, acceptance=1 / ATTEMPTS, rows=10_000),
+)
+"""No ratio is near its bound."""
+
+KEPT_TILES = replace(
+    TILES,
+    name="kept-tiles",
+    nodes={
+        **TILES.nodes,
+        "critic": "d = Gather(offsets, label) s = ReduceSum<keepdims=0>(x, inner) "
+        "f = Squeeze(d, last) e = Mul(f, zero) t = Add(s, e) log_ratio = Mul(t, zero)",
+    },
+    constants={
+        **TILES.constants,
+        "inner": np.array([1, 2, 3]),
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+    },
+    references={
+        **TILES.references,
+        "critic": lambda x, label: {"log_ratio": np.zeros(len(x))},
+    },
+    rejection=Rejection(log_bound=0.0, acceptance=1.0, rows=10_000),
+)
+"""Its critic tells nothing, and accepts the first candidate of all."""
+
+REJECTING = (WIDE, STRICT, KEPT_TILES)
 
 ALL = (AFFINE, GRAINS, PPCA, TILES)
 

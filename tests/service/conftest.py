@@ -118,6 +118,15 @@ def solved(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) ->
     return make_client(models=folder, max_steps=100)
 
 
+@pytest.fixture(scope="session")
+def rejecting(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    """A client of a service of GANs that keep their critics, and of one that does not."""
+    folder = tmp_path_factory.mktemp("rejecting")
+    for tiny in (*bundles.REJECTING, bundles.TILES):
+        tiny.publish(folder)
+    return make_client(models=folder)
+
+
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job[Any]]:
     """What every batcher was asked for since the test began, in order."""

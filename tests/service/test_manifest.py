@@ -8,6 +8,7 @@ import pytest
 from service import bundle
 from service.interface import Event, Latent
 from service.manifest import Figure
+from tests.service.bundles import TILES, WIDE
 from tests.service.ppca import LEAN, LEAN_BARE, LEAN_FLOW, LEAN_FULL, LEAN_LEARNED, PPCA
 from tests.service.test_bundle import Change, edit, refused
 from tests.service.tiny import Tiny
@@ -55,6 +56,20 @@ def widen(manifest: dict[str, Any]) -> None:
         ),
         (LEAN_BARE, lambda m: m["graphs"].pop("likelihood"), "prior needs a likelihood graph"),
         (LEAN_BARE, lambda m: m.update(observation="poisson"), "observation: Input should be"),
+        (WIDE, lambda m: m.update(rejection=None), "rejection: goes with a critic graph"),
+        (WIDE, lambda m: m["graphs"].pop("critic"), "rejection: goes with a critic graph"),
+        (WIDE, lambda m: m.update(family="vae"), "by the critic of a gan; this is a vae"),
+        (WIDE, lambda m: m["rejection"].update(acceptance=0.01), "rejection.acceptance: Input"),
+        (
+            WIDE,
+            lambda m: m["graphs"]["critic"]["inputs"].pop(),
+            "graphs.critic.inputs: expected x float32 (batch, 2), label int64 (batch); got x",
+        ),
+        (
+            TILES,
+            lambda m: m.update(rejection={"log_bound": 0.0, "acceptance": 1.0, "rows": 9}),
+            "rejection: goes with a critic graph",
+        ),
         (LEAN_LEARNED, lambda m: m["graphs"].pop("prior"), "learned goes with a prior graph"),
         (LEAN, lambda m: m["graphs"].update(prior=learned("prior")), "goes with a prior graph"),
         (

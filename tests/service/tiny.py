@@ -12,7 +12,15 @@ import onnx.parser
 
 from service import bundle
 from service.interface import Interface, Role, TensorSpec
-from service.manifest import Figure, Golden, Graph, Manifest, Provenance, Tolerance
+from service.manifest import (
+    Figure,
+    Golden,
+    Graph,
+    Manifest,
+    Provenance,
+    Rejection,
+    Tolerance,
+)
 
 Floats = npt.NDArray[np.float64]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -38,6 +46,7 @@ class Tiny:
     references: Mapping[Role, Reference]
     held_out: tuple[float, ...] = ()
     held_out_draws: int | None = None
+    rejection: Rejection | None = None
 
     def graph(self, role: Role) -> bytes:
         inputs, outputs = self.interface.signature(role)
@@ -77,6 +86,7 @@ class Tiny:
             version=version,
             title=self.name.capitalize(),
             graphs={role: self._graph(role, files[f"{role}.onnx"]) for role in self.nodes},
+            rejection=self.rejection,
             golden=Golden(sha256=bundle.digest(files["golden.npz"]), rows=GOLDEN_ROWS),
             evaluation=(
                 Figure(

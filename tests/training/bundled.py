@@ -16,7 +16,7 @@ from training.recipe import Recipe
 
 ROLES = (
     "prior", "decode", "observe", "elbo", "encode", "log_density",
-    "velocity", "divergence", "enter", "leave",
+    "velocity", "divergence", "enter", "leave", "critic",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ def exported(model: Family, recipe: Recipe, data: Data) -> tuple[Manifest, dict[
             title=recipe.title,
             licence=recipe.licence,
             version=1,
+            rejection=model.rejection(),
             events=data.test.x.numpy(),
             provenance=export.describe_origin(
                 recipe=recipe.model_dump(mode="json", exclude_unset=True, exclude={"quick"}),

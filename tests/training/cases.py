@@ -220,6 +220,8 @@ def _proposal(data: Data, objective: Objective) -> tuple[Family, Data]:
 
 R1 = GAN_CONFIG.model_copy(update={"regulariser": "r1"})
 GAN_OF_FEATURES = GANConfig(latent=4, width=8, critic_width=8, depth=2, embedding=4)
+KEPT = GAN_CONFIG.model_copy(update={"keep_critic": True, "objective": "least-squares"})
+KEPT_OF_FEATURES = GAN_OF_FEATURES.model_copy(update={"keep_critic": True, "objective": "pearson"})
 GAMES: dict[str, dict[str, Any]] = {
     name: {"objective": name, **({"critic_features": 3} if name.startswith("mmd") else {})}
     for name in get_args(Name)
@@ -330,6 +332,8 @@ CASES: dict[str, Callable[[], tuple[Family, Data]]] = {
     "gan of odd size": lambda: _gan(images(shape=(1, 7, 9), classes=3)),
     "gan of features": lambda: _gan(features(), GAN_OF_FEATURES),
     "gan of features with labels": lambda: _gan(labelled(), GAN_OF_FEATURES),
+    "gan of features that keeps its critic": lambda: _gan(labelled(), KEPT_OF_FEATURES),
+    "gan of images that keeps its critic": lambda: _gan(images(classes=3), KEPT),
     "gan of images by an MMD with labels": lambda: _gan(
         images(classes=3),
         GAN_CONFIG.model_copy(update={"objective": "mmd-distance", "critic_features": 3}),
@@ -366,6 +370,8 @@ EXPORTED = (
     "gan without labels",
     "gan of features",
     "gan of features with labels",
+    "gan of features that keeps its critic",
+    "gan of images that keeps its critic",
 )
 """Those whose graphs the suite exports, which takes seconds: one of each kind."""
 

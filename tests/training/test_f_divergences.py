@@ -49,6 +49,37 @@ def attained(divergence: FDivergence, t: Tensor) -> float:
     return integral(OF_P * t - OF_Q * divergence.conjugate(t))
 
 
+@pytest.mark.parametrize("name", [name for name in DIVERGENCES if name != "total-variation"])
+def test_the_best_critic_tells_the_ratio_of_two_gaussians(name: str) -> None:
+    divergence = DIVERGENCES[name]
+    assert divergence.log_ratio is not None
+    x = torch.linspace(-3, 3, 101, dtype=torch.float64)
+    wanted = P.log_prob(x) - Q.log_prob(x)
+    # v is found by bisection from the best T alone: the activation rises.
+    best = divergence.best(wanted.exp())
+    low, high = (torch.full_like(x, end) for end in (-60.0, 60.0))
+    for _ in range(200):
+        middle = (low + high) / 2
+        is_less = divergence.activation(middle) < best
+        low, high = torch.where(is_less, middle, low), torch.where(is_less, high, middle)
+    v = (low + high) / 2
+    torch.testing.assert_close(divergence.log_ratio(v), wanted, rtol=0, atol=1e-9)
+
+
+def test_ratio_of_a_sign_is_not_told() -> None:
+    assert DIVERGENCES["total-variation"].log_ratio is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ratio_is_finite_whatever_the_critic_says(dtype: torch.dtype) -> None:
+    v = torch.tensor([-1e4, -200.0, -31.0, -30.0, -29.0, 0.0, 40.0, 1e4], dtype=dtype)
+    for name, divergence in DIVERGENCES.items():
+        if divergence.log_ratio is not None:
+            found = divergence.log_ratio(v)
+            assert found.isfinite().all(), name
+            assert (found.diff() > 0).all(), name
+
+
 @each_divergence
 def test_conjugate_is_the_supremum_over_a_grid(name: str) -> None:
     divergence = DIVERGENCES[name]
@@ -141,16 +172,35 @@ def test_bound_on_twice_the_jensen_shannon_divergence_is_the_value_and_log_4() -
     assert found.item() == pytest.approx(value(real, fake).item() + math.log(4), abs=1e-12)
 
 
+def number(log_ratio: Tensor) -> Tensor:
+    """Return the v whose u(v) has this logarithm, by bisection, with its derivative by Newton's."""
+    low, high = torch.full_like(log_ratio, -1e12), torch.full_like(log_ratio, 1e12)
+    of = DIVERGENCES["kl"].log_ratio
+    assert of is not None
+    with torch.no_grad():
+        for _ in range(120):
+            v = (low + high) / 2
+            low, high = (
+                torch.where(of(v) < log_ratio, v, low),
+                torch.where(of(v) < log_ratio, high, v),
+            )
+    with torch.enable_grad():
+        v = ((low + high) / 2).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(of(v).sum(), v)
+    return v.detach() + (log_ratio - of(v).detach()) / slope
+
+
 @pytest.mark.parametrize("name", ["kl", "reverse-kl", "squared-hellinger", "jensen-shannon"])
 def test_a_trained_critic_nears_the_divergence_and_stays_below(name: str) -> None:
-    """The best v is a parabola here, so a critic that is one can be perfect."""
+    """The best log-ratio is a parabola here, so a critic that is one can be perfect."""
     torch.manual_seed(0)
     divergence, truth = DIVERGENCES[name], exact(DIVERGENCES[name])
     real, fake = P.sample((20_000,)), Q.sample((20_000,))
     weight = torch.zeros(3, dtype=torch.float64, requires_grad=True)
 
     def said(x: Tensor) -> Tensor:
-        return weight[0] + weight[1] * x + weight[2] * x.square()
+        ratio = (weight[0] + weight[1] * x + weight[2] * x.square()).clamp(max=20)
+        return ratio if name == "jensen-shannon" else number(ratio)
 
     optimiser = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
 
