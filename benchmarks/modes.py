@@ -1,6 +1,6 @@
 """Which modes GANs of each objective find, of eight Gaussians on a ring and 25 on a grid.
 
-    python -m benchmarks.modes                    # about forty minutes of one core
+    python -m benchmarks.modes                    # about half an hour of one core
     python -m benchmarks.modes --report FOLDER    # table and picture of old results again
 
 One architecture and one budget for all of them; what keeps the critic from being too steep is what
@@ -28,13 +28,13 @@ from jaxtyping import Float
 from benchmarks import machine, modes_plot, reports
 from benchmarks.reports import Results
 from benchmarks.table import table
-from training.adversarial import Name
+from training.adversarial import Name, is_mmd
 from training.data import Data, DataConfig, load
 from training.gan import GAN, PENALTIES, GANConfig
 from training.loop import TrainConfig, fit
 from training.mixtures import MIXTURES, NEAR, SHARE, Mixture
 
-ROWS, HELD_OUT = 1_000_000, 0.005
+ROWS, HELD_OUT = 700_000, 0.005
 """Of each mixture, and which share of them is for validation, and for the test. There are as many
 as one epoch takes, so that no row is seen twice and the last weights are kept: the discrepancy by
 which an epoch is chosen is too coarse for modes as narrow as these (measured: of the grid, weights
@@ -51,16 +51,13 @@ TRAINING = TrainConfig(
 )
 
 
-def _usual(name: str) -> dict[str, Any]:
+def _usual(name: Name) -> dict[str, Any]:
     """Return an objective with what suits it."""
-    if name in ("wasserstein", "mmd-distance"):
+    if name == "wasserstein" or is_mmd(name):
         usual: dict[str, Any] = {"regulariser": "gradient-penalty", "penalty": 0.1}
-    elif name.startswith("mmd"):
-        usual = {"regulariser": "scaling", "penalty": 1.0}
     else:
         usual = {"regulariser": "r1", "penalty": 0.003}
-    # Each feature costs a gradient of its own.
-    return {"objective": name, **usual, **({"critic_features": 4} if "mmd" in name else {})}
+    return {"objective": name, **usual, **({"critic_features": 4} if is_mmd(name) else {})}
 
 
 GAMES: dict[str, dict[str, Any]] = {name: _usual(name) for name in get_args(Name)} | {
@@ -76,7 +73,7 @@ Pictures = dict[str, np.ndarray]
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status."""
     parser = reports.parser("modes")
-    parser.add_argument("--rows", type=int, default=ROWS, help="of each (default: 1,000,000)")
+    parser.add_argument("--rows", type=int, default=ROWS, help="of each (default: 700,000)")
     parser.add_argument("--only", nargs="+", choices=GAMES, help="which games (default: all)")
     chosen = parser.parse_args(arguments)
     folder = reports.folder("modes", chosen)

@@ -1,6 +1,9 @@
 """What GANs of each objective make of MNIST: one architecture, one budget, one table.
 
-    python -m benchmarks.objectives --data data/mnist.npz --jobs 14     # with a GPU: minutes
+    python -m benchmarks.objectives --data data/mnist.npz --jobs 16     # with a GPU: minutes
+    python -m benchmarks.objectives --data data/mnist.npz --set model.width=8 \\
+        --set model.critic_width=8 --set train.epochs=1 --set train.batch_size=32 \\
+        --set train.learning_rate=1e-3 --set train.precision=float32    # half an hour of a core
     python -m benchmarks.objectives --report FOLDER    # table and picture of old results again
 
 Architecture and budget are those of training/recipes/mnist-gan.toml; what keeps the critic from
@@ -66,9 +69,9 @@ FIGURES = {
 
 def _usual(name: Name) -> dict[str, Any]:
     """Return an objective with what suits it (measured, of those that it may have)."""
-    if name == "wasserstein" or is_mmd(name):
+    if name in ("wasserstein", "total-variation", "mmd-distance"):
         how: dict[str, Any] = {"regulariser": "gradient-penalty", "penalty": 1.0}
-    elif name == "least-squares":
+    elif name == "least-squares" or is_mmd(name):
         how = {"regulariser": "spectral-norm"}
     else:
         how = {"regulariser": "r1", "penalty": 10.0 if name == "pearson" else 1.0}
@@ -233,13 +236,15 @@ def _shown(batch: Batch) -> UInt8[np.ndarray, "shown height width"]:
 def markdown(results: Results) -> str:
     """Return the report."""
     about, train = results["machine"], results["recipe"]["train"]
+    model = results["recipe"]["model"]
     found = results["found"]
     devices = sorted({each["device"] for each in found.values() if "device" in each})
     lines = [
         f"# Objectives of GANs on MNIST, {about['date']}",
         "",
-        f"Architecture and budget of `mnist-gan`: at most {train['epochs']} epochs of "
-        f"{train['batch_size']} rows a step, one seed, the epoch of the lowest held-out MMD² kept. "
+        f"Networks of the recipe `mnist-gan` with {model['width']} and {model['critic_width']} "
+        f"channels; {_counted(train['epochs'], 'epoch')} of {train['batch_size']} rows a step, one "
+        "seed, the weights of the lowest held-out MMD² kept. "
         "By the features of `mnist-lenet`, 2,000 samples beside 2,000 test rows of the same "
         "labels; read as asked: of 10,000. The last line is of training rows (read as asked: of "
         "test rows), which a perfect model would get.",
@@ -255,6 +260,10 @@ def markdown(results: Results) -> str:
     rows.append(["training rows", "", *_figures(results["beside"]), "", ""])
     head = ["objective", "regulariser", *FIGURES, "epoch kept", "seconds"]
     return "\n".join([*lines, *table(head, rows)]) + "\n"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _cells(found: Found) -> list[str]:
