@@ -1,8 +1,8 @@
-"""What GANs of each objective make of MNIST: one architecture, one budget, one table.
+r"""What GANs of each objective make of MNIST: one architecture, one budget, one table.
 
     python -m benchmarks.objectives --data data/mnist.npz --jobs 16     # with a GPU: minutes
-    python -m benchmarks.objectives --data data/mnist.npz --set model.width=8 \\
-        --set model.critic_width=8 --set train.epochs=1 --set train.batch_size=32 \\
+    python -m benchmarks.objectives --data data/mnist.npz --set model.width=8 \
+        --set model.critic_width=8 --set train.epochs=1 --set train.batch_size=32 \
         --set train.learning_rate=1e-3 --set train.precision=float32    # half an hour of a core
     python -m benchmarks.objectives --report FOLDER    # table and picture of old results again
 
