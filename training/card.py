@@ -173,18 +173,24 @@ def _density(manifest: Manifest) -> str:
 
 
 def _usage(manifest: Manifest) -> str:
-    label = ""
+    more = ""
     if manifest.labels:
         wanted = min(3, len(manifest.labels) - 1)
-        label = (
-            "\n\nWith a label:\n\n```sh\ncurl localhost:8000/sample -H 'Content-Type: "
-            "application/json' \\\n  -d "
-            f'\'{{"model": "{manifest.name}", "n": 4, "seed": 7, "label": {wanted}}}\'\n```'
-        )
+        more += "\n\nWith a label:\n\n" + _told(manifest, f'"label": {wanted}')
+    if manifest.rejection:
+        more += "\n\nThose that the critic accepts:\n\n" + _told(manifest, '"rejection": true')
     return (
         "```sh\nmake serve\n" + sample_command(manifest) + "\n```\n\n"
         "The same seed gives the same samples, and `start` asks for later rows of the same "
-        f"sequence.{label}"
+        f"sequence.{more}"
+    )
+
+
+def _told(manifest: Manifest, option: str) -> str:
+    """Return a command that asks for samples with an option."""
+    return (
+        "```sh\ncurl localhost:8000/sample -H 'Content-Type: application/json' \\\n  -d "
+        f'\'{{"model": "{manifest.name}", "n": 4, "seed": 7, {option}}}\'\n```'
     )
 
 

@@ -31,6 +31,7 @@ SHIPPED = {
     "mnist-vae",
     "moons-flow",
     "moons-flow-matching",
+    "ring-critic-gan",
     "roll-flow",
 }
 FOLDERS = [
