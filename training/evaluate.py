@@ -90,7 +90,7 @@ def evaluate(
             return model.own_figures(test)
         classes = len(data.labels or ())
         # It takes a while, and not every model wants it.
-        trained = cache(lambda: train_classifier(data, classes, steps=config.classifier_steps))
+        trained = cache(partial(_classifier, data, classes, config))
         features = partial(features_of, data, test, trained)
         draws = config.draws or model.usual_draws
         figures = [
@@ -103,6 +103,13 @@ def evaluate(
         if model.interface.labels:
             figures += _recognition(model, test, trained(), config)
     return tuple(figures)
+
+
+def _classifier(data: Data, classes: int, config: EvaluateConfig) -> nn.Sequential:
+    """Return a classifier that is the same whatever was drawn before it."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(config.seed)
+        return train_classifier(data, classes, steps=config.classifier_steps)
 
 
 def _likelihood(

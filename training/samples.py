@@ -156,11 +156,11 @@ def comparisons(
         what,
     )
     # Some training rows are looked for among the others, of which none is a copy.
-    chosen = chosen[: len(known) // 2]
-    others = torch.ones(len(known), dtype=torch.bool).index_fill(0, chosen, False)
+    sought = chosen[: len(known) // 2]
+    others = torch.ones(len(known), dtype=torch.bool).index_fill(0, sought, False)
     yield from _beside(
         by_neighbours(ours, theirs, known, name=seen.name),
-        by_neighbours(known[chosen], theirs, known[others], name=seen.name),
+        by_neighbours(known[sought], theirs, known[others], name=seen.name),
         what,
     )
     compared = Compared(data, drawn, held_out, ours, theirs, known, seen)

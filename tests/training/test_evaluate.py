@@ -83,6 +83,20 @@ def test_evaluation_repeats_and_leaves_the_generator_alone() -> None:
     assert evaluate(model, data, CONFIG) == first
 
 
+def test_what_is_drawn_for_a_likelihood_changes_no_other_figure() -> None:
+    data = gaussian_data(400, classes=2)
+    model = fitted(data.labels)
+    model.nats = lambda batch, draws: (torch.rand(draws), Gaussian.nats(model, batch, draws))[1]  # type: ignore[method-assign]
+    few, many = (
+        by_name(evaluate(model, data, EvaluateConfig(classifier_steps=20, draws=draws)))
+        for draws in (1, 2)
+    )
+    none = evaluate(model, data, EvaluateConfig(classifier_steps=20), likelihood=False)
+    assert few == many
+    assert {figure.name: figure for figure in none}.items() <= few.items()
+    assert "samples recognised as their label" in by_name(none)
+
+
 def test_rows_limit_the_test_split() -> None:
     data = gaussian_data(400)
     figures = evaluate(fitted(), data, EvaluateConfig(rows=50))
