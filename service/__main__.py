@@ -67,7 +67,7 @@ def serve() -> int:
     # failure, and process 1 of a container ignores a signal that has no handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_S)
-    with contextlib.closing(serving), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), contextlib.closing(serving):
         serving.repository.start()
         _server().run(settings, serving, listening)
     return 0
@@ -80,10 +80,10 @@ def _server() -> ModuleType:
     second (measured). Models are loaded meanwhile.
     """
     gc.disable()  # what is imported is no garbage: looking for some takes a twentieth (measured)
-    from service import server
-
-    gc.freeze()  # nor will it be any: each full collection would look for 50 ms (measured)
-    gc.enable()
+    try:
+        from service import server
+    finally:
+        gc.enable()
     return server
 
 

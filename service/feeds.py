@@ -188,7 +188,7 @@ class Scattered(Noise):
         """Return what the rows are made of, shape (rows, size)."""
         places = self.places[first:stop]
         gap = np.diff(places)
-        ends = np.flatnonzero((gap < 1) | (gap * self.size > GAP_VALUES)) + 1
+        ends = np.flatnonzero((gap < 1) | (gap * noise.words_of(self.size) > GAP_VALUES)) + 1
         return np.concatenate([self._near(part) for part in np.split(places, ends)])
 
     def _near(self, places: npt.NDArray[np.int64]) -> Floats:

@@ -53,9 +53,14 @@ class Stream(IntEnum):
     COIN = 10
 
 
+def words_of(size: int) -> int:
+    """Return how many words of its stream a row of so many values owns."""
+    return -(-size // 4) * 4
+
+
 def uniform(seed: int, stream: Stream, *, start: int, rows: int, size: int) -> Floats:
     """Return U(0, 1) noise of `rows` rows from `start` on, shape (rows, size), never 0 or 1."""
-    blocks = -(-size // 4)
+    blocks = words_of(size) // 4
     words = _words(seed, stream, counter=start * blocks, count=rows * blocks * 4)
     return np.asarray(((words.reshape(rows, -1)[:, :size] >> np.uint64(12)) + 0.5) * 2.0**-52)
 

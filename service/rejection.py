@@ -119,7 +119,9 @@ async def chosen(rows: Rows) -> tuple[Answer, Source]:
     }
     while len(found.waiting) and found.tried < ATTEMPTS:
         await _try(rows, condition, found)
-    answer = {**found.answer, "log_ratio": found.log_ratio, "attempts": found.attempts}
+    # In the graph's own precision, as it is answered without rejection.
+    log_ratio = found.log_ratio.astype(np.float32)
+    answer = {**found.answer, "log_ratio": log_ratio, "attempts": found.attempts}
     shape = rows.engine.manifest.latent.shape
     places = noise.ROWS * found.candidate + rows.start + np.arange(rows.count)
     return answer, Scattered(rows.seed, Stream.CANDIDATE, shape, places=places)
@@ -134,16 +136,25 @@ async def _try(rows: Rows, condition: Mapping[str, Array], found: _Chosen) -> No
     z = Scattered(rows.seed, Stream.CANDIDATE, engine.manifest.latent.shape, places=places)
     coin = Scattered(rows.seed, Stream.COIN, (1,), is_normal=False, places=places)
     about = {name: Given(array[np.tile(waiting, count)]) for name, array in condition.items()}
-    size, acceptance = len(places), _of(engine.manifest).acceptance
-    ask = partial(
-        run, engine, rows=size, follows=round(len(waiting) * (1 - acceptance) ** count / acceptance)
-    )
+    size = len(places)
+    ask = partial(run, engine, rows=size, follows=_follows(engine, len(waiting), count))
     # The first of a row's candidates is the one that can be refused.
     begun = rows.begun or found.tried > 0
     made = await ask("decode", {"z": z, **about}, outputs=rows.outputs, begun=begun)
     said = await ask("critic", {"x": made["x"], **about}, begun=True)
     coins = await asyncio.to_thread(coin.uniforms, 0, size)
     await asyncio.to_thread(found.take, made, said["log_ratio"], coins[:, 0])
+
+
+def _follows(engine: Engine, waiting: int, count: int) -> int:
+    """Return how many rows of `decode` take as long as what comes after this round's.
+
+    That is the critic's answer to these, and both of the candidates to come.
+    """
+    acceptance = _of(engine.manifest).acceptance
+    to_come = waiting * (1 - acceptance) ** count / acceptance
+    dearer = engine.lanes["critic", None].row_s / engine.lanes["decode", None].row_s
+    return round(waiting * count * dearer + to_come * (1 + dearer))
 
 
 def _at_once(engine: Engine, found: _Chosen) -> int:

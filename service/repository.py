@@ -87,8 +87,14 @@ class Repository:
         self._on_demand = ThreadPoolExecutor(1, thread_name_prefix="repository")
 
     def start(self) -> None:
-        """Load all models, and then whatever appears, in a thread, unless it does so already."""
-        if self._watcher.ident is None:
+        """Load all models, and then whatever appears, in a thread, unless it does so already.
+
+        Raises:
+            RuntimeError: It was closed, and its threads have ended.
+        """
+        if self._stopped.is_set():
+            raise RuntimeError("a repository that was closed loads nothing more; make another")
+        if not self._watcher.is_alive():
             self._watcher.start()
 
     def close(self) -> None:

@@ -267,10 +267,10 @@ def _check_rejection(manifest: Manifest, drawing: Drawing) -> None:
             "field 'include': attempts are those of 'rejection'. Say both or neither.",
             field="include",
         )
-    if drawing.rejection and drawing.temperature != 1:
+    if (drawing.rejection or "log_ratio" in drawing.include) and drawing.temperature != 1:
         raise InputInvalid(
-            "field 'temperature': the critic that 'rejection' asks knows samples of temperature 1; "
-            f"got {drawing.temperature:g}. Leave one of them out.",
+            "field 'temperature': the critic that 'rejection' and log_ratio ask knows samples of "
+            f"temperature 1; got {drawing.temperature:g}. Leave one of them out.",
             field="temperature",
         )
 

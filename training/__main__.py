@@ -10,6 +10,7 @@ publish. Killed half-way and started again with the same command, it goes on whe
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,7 +97,11 @@ def run(options: argparse.Namespace) -> None:
     )
 
     # What is fitted to the finished model, and judgement on the test split.
+    began = time.monotonic()
     model.to(choose_device(chosen.train.device)).finish(rows)
+    finishing_s = time.monotonic() - began
+    if finishing_s > 1:
+        console.print(f"the critic that is kept learnt on for {finishing_s:.0f} s", markup=False)
     compared: list[Compared] = []
     figures = evaluate(model, rows, chosen.evaluate, show=compared.append)
     model.to("cpu")
@@ -118,7 +123,7 @@ def run(options: argparse.Namespace) -> None:
             data=rows.description,
             data_sha256=rows.sha256,
             seed=chosen.train.seed,
-            wall_time_s=trained.wall_time_s,
+            wall_time_s=trained.wall_time_s + finishing_s,
             device=trained.device,
             parameters=size,
         ),

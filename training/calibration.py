@@ -17,7 +17,7 @@ Source:
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -25,8 +25,8 @@ BOUND_SHARE = 0.01
 """Of samples whose ratio may be above the bound, and which are then too rare. The largest ratio
 of all, which would need none, is that of an odd sample, and hardly any other would be accepted."""
 LEAST_ACCEPTANCE = 0.1
-"""The bound is lowered to where so many are accepted: of 64 candidates one is, but for 1 row in
-850. Azadi et al. lower it too, by a percentile."""
+"""The bound is lowered to where so many are accepted, of the label with the fewest: of 64
+candidates one is, but for 1 row in 850. Azadi et al. lower it too, by a percentile."""
 BISECTIONS = 60
 SOLVING_STEPS = 100
 """Of L-BFGS, in two unknowns."""
@@ -61,6 +61,9 @@ def regressed(real: Float[Tensor, " rows"], fake: Float[Tensor, " rows"]) -> tup
     scale is finite where the critic parts both for good. One that is mistaken more often than
     not is believed nothing: scale 0 and shift 0.
 
+    Raises:
+        ValueError: An answer is not finite.
+
     Example:
         >>> regressed(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
         (0.0, 0.0)
@@ -83,29 +86,41 @@ def regressed(real: Float[Tensor, " rows"], fake: Float[Tensor, " rows"]) -> tup
     with torch.enable_grad():
         optimiser.step(loss)
     slope, height = unknown.detach()
+    if not (raw.isfinite().all() and unknown.isfinite().all()):
+        raise ValueError("the critic's answers to held-out rows are not finite")
     if slope <= 1e-9:
         return 0.0, 0.0
     scale = slope / spread
     return scale.item(), (height - scale * centre).item()
 
 
-def bounded(log_ratio: Float[Tensor, " rows"]) -> tuple[float, float]:
+def bounded(
+    log_ratio: Float[Tensor, " rows"], label: Int[Tensor, " rows"] | None = None
+) -> tuple[float, float]:
     """Return the logarithm of a bound on the ratio of samples, and the share that it accepts.
+
+    Args:
+        log_ratio: Of samples.
+        label: Of each, where there are any: a client may ask for one of them alone.
 
     Example:
         >>> bounded(torch.zeros(100))
         (0.0, 1.0)
     """
     exact = log_ratio.double()
+    parts = [exact] if label is None else [exact[label == each] for each in label.unique()]
+
+    def accepts_enough(log_bound: float) -> bool:
+        return min(acceptance(part, log_bound) for part in parts) >= LEAST_ACCEPTANCE
+
     high = exact.quantile(1 - BOUND_SHARE).item()
-    if acceptance(exact, high) >= LEAST_ACCEPTANCE:
+    if accepts_enough(high):
         return high, acceptance(exact, high)
-    low = exact.quantile(1 - LEAST_ACCEPTANCE).item()  # accepts all of these, and some besides
+    # It accepts all of these of each label, and some besides.
+    low = min(part.quantile(1 - LEAST_ACCEPTANCE).item() for part in parts)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if acceptance(exact, middle) >= LEAST_ACCEPTANCE else (low, middle)
-        )
+        low, high = (middle, high) if accepts_enough(middle) else (low, middle)
     return low, acceptance(exact, low)
 
 

@@ -24,6 +24,7 @@ from training.calibration import Calibration, accuracy, bounded, cross_entropy
 from training.data import Batch, Data
 from training.discrepancy import squared_mmd
 from training.family import Family
+from training.loop import TrainingFailed
 from training.sampling import CHUNK_ROWS, sample
 
 BATCH, RATE = 128, 1e-3
@@ -83,7 +84,11 @@ class RatioModel(Family):
 
     @torch.no_grad()
     def finish(self, data: Data) -> None:
-        """Let the critic learn on and calibrate it, if one is kept; the generator stays."""
+        """Let the critic learn on and calibrate it, if one is kept; the generator stays.
+
+        Raises:
+            TrainingFailed: What it says is not finite.
+        """
         if self.calibration is None:
             return
         self.eval()
@@ -98,7 +103,10 @@ class RatioModel(Family):
             for _ in self._learning(data.train):
                 self.eval()
                 raw = [self._said(self.raw_log_ratio, each) for each in (rows, drawn)]
-                self.calibration.fit(*raw)
+                try:
+                    self.calibration.fit(*raw)
+                except ValueError as error:
+                    raise TrainingFailed(f"model.keep_critic: {error}. {_ADVICE}") from error
                 loss, _ = cross_entropy(*map(self.calibration, raw))
                 if loss < least:
                     least = loss
@@ -133,7 +141,8 @@ class RatioModel(Family):
             return None
         self.eval()
         drawn = self._drawn(BOUND_ROWS, BOUND_SEED, None)
-        log_bound, acceptance = bounded(self._said(self.log_ratio, drawn))
+        told = self._said(self.log_ratio, drawn)
+        log_bound, acceptance = bounded(told, drawn.label)
         return Rejection(log_bound=log_bound, acceptance=acceptance, rows=BOUND_ROWS)
 
     def own_figures(self, test: Batch) -> tuple[Figure, ...]:
@@ -210,6 +219,9 @@ class RatioModel(Family):
     @property
     def _device(self) -> torch.device:
         return next(self.parameters()).device
+
+
+_ADVICE = "Try another model.regulariser, or fewer model.critic_finish."
 
 
 def _verdicts(

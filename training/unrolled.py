@@ -58,13 +58,18 @@ def _table() -> dict[Any, Callable[..., Any]]:
 def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
     """Return x with slices of the source added to those that the index names."""
     places = torch.arange(x.shape[dim], device=index.device)
-    one_hot = (index.unsqueeze(1) == places).to(source.dtype)
-    return x + alpha * (source.movedim(dim, -1) @ one_hot).movedim(-1, dim)
+    one_hot = index.unsqueeze(1) == places
+    # Not a matrix product: 0 times infinity would spread a number that is not finite.
+    hits = torch.where(one_hot, source.movedim(dim, -1).unsqueeze(-1), 0).sum(-2)
+    return x + alpha * hits.movedim(-1, dim)
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """Return x with each number of the source added at the place that the index names."""
     dim = dim % x.dim()
+    across = [axis for axis in range(x.dim()) if axis != dim]
+    if any(x.shape[axis] != index.shape[axis] for axis in across):
+        raise ValueError("a graph with the gradient of a gather of some rows: gather of all")
     places = torch.arange(x.shape[dim], device=index.device)
     hit = index.unsqueeze(dim) == places.view(-1, *[1] * (x.dim() - dim))
     return x + torch.where(hit, source.unsqueeze(dim), 0).sum(dim + 1)
@@ -77,8 +82,9 @@ def _slice_backward(
     if step != 1:
         raise ValueError(f"a graph with the gradient of every {step}th number: take all of them")
     shape = list(gradient.shape)
+    dim = dim % len(shape)
     length = sizes[dim]
-    first = start if start >= 0 else length + start
+    first = start if start >= 0 else max(length + start, 0)
     before, after = (
         gradient.new_zeros([*shape[:dim], count, *shape[dim + 1 :]])
         for count in (first, length - first - shape[dim])

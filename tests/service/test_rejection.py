@@ -173,11 +173,14 @@ def test_a_row_costs_what_its_candidates_do(wide: Engine) -> None:
 def test_only_the_first_run_can_be_refused_and_tells_of_the_others(
     wide: Engine, jobs: list[Job[Any]]
 ) -> None:
+    dearer = wide.lanes["critic", None].row_s / wide.lanes["decode", None].row_s  # learnt by runs
     drawn(wide, 600)
     assert [job.begun for job in jobs[:4]] == [False, True, True, True]
     assert all(job.begun for job in jobs[4:])
-    # One candidate of each; three more are to be expected of those that it leaves.
-    assert (jobs[0].rows, jobs[0].follows) == (600, 1800)
+    # One candidate of each; three more are to be expected of those that it leaves, and the critic
+    # is asked of all four.
+    assert jobs[0].rows == 600
+    assert jobs[0].follows == round(1800 + 2400 * dearer)
     assert max(job.rows for job in jobs) == 600
 
 
@@ -194,6 +197,11 @@ def test_a_refused_request_has_begun_nothing(wide: Engine, monkeypatch: pytest.M
     ("options", "field", "error"),
     [
         ({"temperature": 0.5}, "temperature", InputInvalid),
+        (
+            {"temperature": 0.5, "rejection": False, "include": ["log_ratio"]},
+            "temperature",
+            InputInvalid,
+        ),
         ({"rejection": False, "include": ["attempts"]}, "include", InputInvalid),
     ],
 )

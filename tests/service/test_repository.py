@@ -342,6 +342,13 @@ def test_watcher_loads_what_appears_and_outlives_a_stumble(
     assert repository.ready
 
 
+def test_closed_repository_starts_no_more(tmp_path: Path) -> None:
+    repository = loaded(tmp_path)
+    repository.close()
+    with pytest.raises(RuntimeError, match="make another"):
+        repository.start()
+
+
 def test_largest_model_is_loaded_first(
     tmp_path: Path, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,22 @@ def test_bound_is_lowered_until_enough_is_accepted() -> None:
     assert log_bound < log_ratio.quantile(1 - BOUND_SHARE).item()
 
 
+def test_each_label_is_accepted_often_enough() -> None:
+    label = torch.arange(10_000) % 2
+    torch.manual_seed(0)
+    log_ratio = torch.randn(10_000) - 6.0 * label
+    low, share = bounded(log_ratio, label)
+    assert acceptance(log_ratio[label == 1].double(), low) == pytest.approx(0.1, abs=1e-9)
+    assert acceptance(log_ratio.double(), low) == share > 0.5
+    assert bounded(log_ratio)[0] > low + 2
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_answers_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        regressed(torch.tensor([0.0, bad]), torch.tensor([1.0, 0.0]))
+
+
 def test_entropy_and_accuracy_are_those_of_two_gaussians() -> None:
     x = torch.linspace(-10, 10, 20_001, dtype=torch.float64)
     ratio = x - 0.5

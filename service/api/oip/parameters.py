@@ -63,7 +63,9 @@ class SampleParameters(NoiseParameters):
         None, description="Of a model with p(x|z): E[x|z] (`mean`, the default), or a `draw` of x."
     )
     rejection: bool = Field(
-        False, description="Of a GAN that keeps its critic: candidates that it accepts."
+        False,
+        description="Of a GAN that keeps its critic: candidates that it accepts, or where it "
+        "accepts none of 64 the likeliest.",
     )
     solver: Solver | None = Field(
         None, description="Of a continuous flow's ode. Default: what its `ode` says."
