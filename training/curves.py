@@ -18,7 +18,7 @@ from training.pictures import MODEL, logarithmic
 from training.trace import Point
 
 SHARE_OF_THE_RUN = 20
-"""A moving average is over one in so many points of the trace: of the 500 of a long run 25."""
+"""A moving average is over one in so many points of the trace: of the 1,000 of a long run 50."""
 BEGINNING = 10
 """The first of so many parts of a curve may leave the picture: it is often steep."""
 FEW_EPOCHS = 40

@@ -119,7 +119,7 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
         optimisers={turn.name: _adam(turn, config) for turn in turns},
         path=folder / CHECKPOINT,
         key=key,
-        trace=Trace.of_length(config.epochs * steps),
+        trace=Trace(),
     )
     run.resume()
     with Progress(run, data, folder=folder, epochs=config.epochs, steps=steps) as progress:

@@ -26,7 +26,7 @@ from training.loop import (
     rows_of,
     validate,
 )
-from training.trace import Trace
+from training.trace import Point, Trace
 
 DATA = gaussian_data()
 CONFIG = TrainConfig(
@@ -80,6 +80,8 @@ def test_kill_within_an_epoch_loses_no_step_that_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)  # at every step
+    # So that points are of four steps by then, and the kill comes after the first of one of them.
+    monkeypatch.setattr(trace, "POINTS", 8)
     straight = Gaussian()
     whole = train(tmp_path / "straight", straight)
     killed = Gaussian()
@@ -104,9 +106,38 @@ def test_trace_is_finer_than_epochs_and_bounded(
         assert np.mean([each[name] for each in first]) == pytest.approx(mean)
     monkeypatch.setattr(trace, "POINTS", 8)
     coarse = train(tmp_path / "coarse", Gaussian()).trace
-    assert [point.epoch for point in coarse] == pytest.approx([0.8 * k for k in range(1, 8)])
-    eight = [point.means["likelihood/loss"] for point in fine.trace[:8]]
-    assert coarse[0].means["likelihood/loss"] == pytest.approx(np.mean(eight))
+    assert [point.epoch for point in coarse] == pytest.approx([0.4 * k for k in range(1, 16)])
+    losses = [point.means["likelihood/loss"] for point in fine.trace]
+    assert [point.means["likelihood/loss"] for point in coarse] == pytest.approx(
+        np.reshape(losses, (15, 4)).mean(axis=1)
+    )
+
+
+def test_trace_of_a_run_that_patience_ends_early_is_as_fine_as_of_any_other(
+    tmp_path: Path,
+) -> None:
+    class Stuck(Gaussian):
+        def score(self, batch: Batch) -> Score:
+            return Score(1.0)
+
+    config = CONFIG.model_copy(update={"epochs": 2000, "patience": 3})
+    found = train(tmp_path, Stuck(), config)
+    assert len(found.history) == 4
+    assert len(found.trace) == 40
+
+
+def test_steps_that_fill_no_point_are_the_last_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "POINTS", 2)
+    found = Trace()
+    for step in range(1, 8):
+        found.add({"a/loss": float(step)})
+        found.close_step(step / 10)
+    # Of the first four steps two points, which are of two steps then, a third, and a step alone.
+    assert found.span == 2
+    assert found.until(0.7) == (
+        Point(0.2, {"a/loss": 1.5}), Point(0.4, {"a/loss": 3.5}),
+        Point(0.6, {"a/loss": 5.5}), Point(0.7, {"a/loss": 7.0}),
+    )  # fmt: skip
 
 
 def test_gradient_norms_are_logged_as_they_were_before_the_clip(tmp_path: Path) -> None:
