@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.collapse import PRESENT, classes
+from training.collapse import LEAST_READS, PRESENT, classes
 from training.manifolds import closest, nearest, surroundings
 from training.mixtures import SHARE
 from training.pictures import COLUMNS, DATA, MODEL, logarithmic, mosaic
@@ -54,7 +54,7 @@ class _Counts:
         names: Of those.
         samples, test: Counts.
         rows: Samples in all, and as many test rows.
-        least: Share of the samples that each needs to count as there.
+        least: Share of the samples that each needs to count as there; 0 of one that is not counted.
     """
 
     names: Sequence[str]
@@ -108,7 +108,8 @@ def _counts(compared: Compared) -> _Counts | None:
         classes(x, reader, len(data.labels)) for x in (compared.samples, compared.test)
     )
     rows = len(compared.samples)
-    return _Counts(data.labels, samples, test, rows, PRESENT * test / rows)
+    least = np.where(test >= LEAST_READS, PRESENT * test / rows, 0)
+    return _Counts(data.labels, samples, test, rows, least)
 
 
 def _bars(axes: Axes, counts: _Counts) -> None:
