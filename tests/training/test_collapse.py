@@ -87,6 +87,6 @@ def test_a_class_that_few_test_rows_are_read_as_is_not_counted() -> None:
         test = images(100, 100, 100, few)
         read, _ = by_classes(images(103, 103, 103, 0), test, Reader(), "abcd", name="a reader")
         assert (read.value, read.unit) == (3, f"of {counted}")
-    assert "10 of these or more" in read.note
+        assert "10 of these or more" in read.note
     none, _ = by_classes(images(9, 0, 0, 0), images(5, 4, 0, 0), Reader(), "abcd", name="a reader")
     assert (none.value, none.standard_error, none.unit) == (0, 0, "of 0")
