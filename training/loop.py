@@ -193,6 +193,9 @@ def rows_of(
 ) -> tuple[Int[Tensor, " batch"], ...]:
     """Return the rows of each move of a step: other ones, as far as there are enough.
 
+    Of fewer than size x moves rows, moves share some. A turn of fewer moves takes the first parts,
+    so a generator sees the rows of its critic's first move.
+
     Example:
         >>> rows_of(torch.arange(10), 1, size=2, moves=2)
         (tensor([4, 5]), tensor([6, 7]))

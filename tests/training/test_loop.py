@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,7 +26,7 @@ from training.loop import (
     rows_of,
     validate,
 )
-from training.trace import Point, Trace
+from training.trace import Trace
 
 DATA = gaussian_data()
 CONFIG = TrainConfig(
@@ -96,50 +96,6 @@ def test_kill_within_an_epoch_loses_no_step_that_was_saved(
     assert parts.trace == whole.trace
 
 
-def test_trace_is_finer_than_epochs_and_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fine = train(tmp_path / "fine", Gaussian())
-    assert [point.epoch for point in fine.trace] == pytest.approx([k / 10 for k in range(1, 61)])
-    first = [point.means for point in fine.trace[:10]]
-    for name, mean in fine.history[0].losses.items():
-        assert np.mean([each[name] for each in first]) == pytest.approx(mean)
-    monkeypatch.setattr(trace, "POINTS", 8)
-    coarse = train(tmp_path / "coarse", Gaussian()).trace
-    assert [point.epoch for point in coarse] == pytest.approx([0.4 * k for k in range(1, 16)])
-    losses = [point.means["likelihood/loss"] for point in fine.trace]
-    assert [point.means["likelihood/loss"] for point in coarse] == pytest.approx(
-        np.reshape(losses, (15, 4)).mean(axis=1)
-    )
-
-
-def test_trace_of_a_run_that_patience_ends_early_is_as_fine_as_of_any_other(
-    tmp_path: Path,
-) -> None:
-    class Stuck(Gaussian):
-        def score(self, batch: Batch) -> Score:
-            return Score(1.0)
-
-    config = CONFIG.model_copy(update={"epochs": 2000, "patience": 3})
-    found = train(tmp_path, Stuck(), config)
-    assert len(found.history) == 4
-    assert len(found.trace) == 40
-
-
-def test_steps_that_fill_no_point_are_the_last_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "POINTS", 2)
-    found = Trace()
-    for step in range(1, 8):
-        found.add({"a/loss": float(step)})
-        found.close_step(step / 10)
-    # Of the first four steps two points, which are of two steps then, a third, and a step alone.
-    assert found.span == 2
-    assert found.until(0.7) == (
-        Point(0.2, {"a/loss": 1.5}), Point(0.4, {"a/loss": 3.5}),
-        Point(0.6, {"a/loss": 5.5}), Point(0.7, {"a/loss": 7.0}),
-    )  # fmt: skip
-
-
 def test_gradient_norms_are_logged_as_they_were_before_the_clip(tmp_path: Path) -> None:
     config = TrainConfig(epochs=1, batch_size=200, gradient_clip=0.01)
     found = train(tmp_path, Gaussian(noise=0.0), config)
@@ -167,6 +123,28 @@ def test_moves_of_a_step_are_on_different_rows_and_an_epoch_is_one_pass(tmp_path
     assert [len(x) for x in seen] == [20] * 9
     assert len(torch.cat(seen).unique(dim=0)) == 180
     assert len(found.trace) == 3
+
+
+def test_turn_of_one_move_sees_the_rows_of_the_first_of_another(tmp_path: Path) -> None:
+    seen: dict[str, list[Tensor]] = {"often": [], "once": []}
+
+    class Two(Gaussian):
+        def turns(self) -> tuple[Turn, ...]:
+            (turn,) = super().turns()
+
+            def loss(name: str, batch: Batch) -> Mapping[str, Tensor]:
+                seen[name].append(batch.x)
+                return turn.loss(batch)
+
+            return tuple(
+                replace(turn, name=name, times=times, loss=partial(loss, name))
+                for name, times in (("often", 3), ("once", 1))
+            )
+
+    train(tmp_path, Two(), TrainConfig(epochs=1, batch_size=20))
+    assert len(seen["once"]) == 3
+    for first, alone in zip(seen["often"][::3], seen["once"], strict=True):
+        assert torch.equal(first, alone)
 
 
 def test_few_rows_serve_every_move(tmp_path: Path) -> None:
