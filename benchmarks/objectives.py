@@ -20,7 +20,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,10 +245,9 @@ def markdown(results: Results) -> str:
         f"Networks of the recipe `mnist-gan` with {model['width']} and {model['critic_width']} "
         f"channels; {_counted(train['epochs'], 'epoch')} of {train['batch_size']} rows a step, one "
         "seed, the weights of the lowest held-out MMD² kept. "
-        "By the features of `mnist-lenet`, 2,000 samples beside 2,000 test rows of the same "
-        "labels; read as asked: of 10,000. The last line is of training rows (read as asked: of "
-        "test rows), which a perfect model would get.",
-        f"Trained on {' and '.join(devices)}, {about['cores']} cores; Python {about['python']}, "
+        f"{_measured(found.values())}The last line is of training rows ({READ}: of test rows), "
+        "which a perfect model would get.",
+        f"Trained on {', '.join([*devices, str(about['cores'])])} cores; Python {about['python']}, "
         f"torch {about['torch']}; commit {about['commit']}; {results['seconds'] / 60:.0f} minutes "
         "in all, seconds of each while others trained beside it.",
         "",
@@ -257,13 +256,27 @@ def markdown(results: Results) -> str:
     for game, each in found.items():
         config = GANConfig(**results["recipe"]["model"] | results["games"][game])
         rows.append([game, regulariser(config), *_cells(each)])
-    rows.append(["training rows", "", *_figures(results["beside"]), "", ""])
+    beside = _figures(results["beside"]) or [""] * len(FIGURES)
+    rows.append(["training rows", "", *beside, "", ""])
     head = ["objective", "regulariser", *FIGURES, "epoch kept", "seconds"]
     return "\n".join([*lines, *table(head, rows)]) + "\n"
 
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _measured(found: Iterable[Found]) -> str:
+    """Return by what and how many rows the figures are; nothing if all games failed."""
+    judged = next((each for each in found if "failed" not in each), None)
+    if judged is None:
+        return ""
+    kid, right = Figure(**judged["KID"]), Figure(**judged[READ])
+    features, reader = kid.note.partition(" of ")[2], right.note.removeprefix("by ").split(";")[0]
+    return (
+        f"By {features}, {kid.n:,} samples beside as many test rows of the same labels; "
+        f"{READ}: of {right.n:,}, by {reader}. "
+    )
 
 
 def _cells(found: Found) -> list[str]:

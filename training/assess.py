@@ -266,11 +266,11 @@ def _said_of(figure: Figure, description: str) -> Figure:
     return figure.model_copy(update={"note": note})
 
 
-def store(read: Bundle, figures: Sequence[Figure], pictures: Sequence[bytes] = ()) -> None:
+def store(read: Bundle, figures: Sequence[Figure], pictures: Sequence[bytes]) -> None:
     """Put figures into a bundle's manifest and its card, and their picture, if any, beside those.
 
     Each file is replaced at once, and the manifest last. Figures of the same names are replaced,
-    and the others stay.
+    and the others stay. A picture of figures that are gone does not, nor does the card's link.
     """
     found = merged(read.manifest.evaluation, figures)
     manifest = read.manifest.model_copy(update={"evaluation": found})
@@ -279,7 +279,9 @@ def store(read: Bundle, figures: Sequence[Figure], pictures: Sequence[bytes] = (
         _replace(picture, content)
     if card.exists():
         text = card.read_text(encoding="utf-8")
-        _replace(card, with_quality(text, manifest, diagnosed=picture.exists()).encode())
+        _replace(card, with_quality(text, manifest, diagnosed=bool(pictures)).encode())
+    if not pictures:
+        picture.unlink(missing_ok=True)
     _replace(read.folder / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
 
 
@@ -356,9 +358,7 @@ def parser() -> argparse.ArgumentParser:
         "bundle", type=Path, metavar="models/NAME[/VERSION]", help="which; else the newest version"
     )
     made.add_argument(
-        "--data",
-        metavar="SOURCE",
-        help="in place of the recipe's data.source; the test split of it",
+        "--data", metavar="SOURCE", help="in place of the recipe's data.source; its test split"
     )
     made.add_argument(
         "--draws",

@@ -150,7 +150,7 @@ class Run:
             best_score=self.history[self.best_epoch - 1].score,
             wall_time_s=self.wall_time_s,
             device=device,
-            trace=tuple(self.trace.points),
+            trace=self.trace.until(float(self.epoch)),
         )
 
     def save(self) -> None:

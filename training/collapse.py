@@ -2,8 +2,9 @@ r"""Whether a model has collapsed: which modes or classes its samples are of, an
 
 Where data was drawn from a mixture (`mixtures.py`), its modes are known and samples are counted at
 each. Of labelled images a classifier reads the samples, those of a model without labels too. A
-class is present if samples are read as it at least a tenth as often as test rows are, and the
-histograms q of samples and p of test rows are compared by
+class is present if samples are read as it at least a tenth as often as test rows are. Of a class
+that fewer than ten test rows are read as, chance alone would decide: it is not counted. The
+histograms q of samples and p of test rows, of all classes, are compared by
 
     KL(q || p) = sum_k q_k log(q_k / p_k)
 
@@ -31,6 +32,9 @@ from training.mixtures import NEAR, SHARE, Mixture
 PRESENT = 0.1
 """Of the share of a class among test rows, that a class has at least which is present. A guess at
 what nobody would call a matter of chance or of weight."""
+LEAST_READS = 10
+"""Test rows that are read as a class which is counted, at least. As many samples of a perfect model
+then miss it once in 20,000 times, by exp(-10)."""
 
 
 def by_modes(x: Float[Tensor, "rows 2"], mixture: Mixture) -> Iterator[Figure]:
@@ -80,8 +84,9 @@ def by_classes(
         value=present,
         standard_error=error,
         n=len(x),
-        unit=f"of {int((theirs > 0).sum())}",
-        note=f"those read a tenth as often as of test rows, or more; by {name}",
+        unit=f"of {int((theirs >= LEAST_READS).sum())}",
+        note=f"those read a tenth as often as of test rows, or more, of those that {LEAST_READS} "
+        f"of these or more are read as; by {name}",
     )
     value, error = divergence(ours, theirs)
     yield Figure(
@@ -100,11 +105,11 @@ def classes(x: Float[Tensor, "rows ..."], reader: nn.Module, count: int) -> Int6
 
 
 def presence(ours: Int64[np.ndarray, " k"], theirs: Int64[np.ndarray, " k"]) -> tuple[int, float]:
-    """Return how many of their classes are present in ours, and the standard error of that."""
+    """Return how many of their classes that are counted are present in ours, and its error."""
     least = PRESENT * theirs * ours.sum() / theirs.sum()
-    there = theirs > 0
-    present = int((ours >= least)[there].sum())
-    return present, _error_of_count(ours[there], int(ours.sum()), least[there])
+    counted = theirs >= LEAST_READS
+    present = int((ours >= least)[counted].sum())
+    return present, _error_of_count(ours[counted], int(ours.sum()), least[counted])
 
 
 def divergence(

@@ -6,6 +6,7 @@ which an oscillation stands out from noise. The score has its standard error abo
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from training.pictures import MODEL, logarithmic
 from training.trace import Point
 
 SHARE_OF_THE_RUN = 20
-"""A moving average is over one in so many points of the trace: of the 500 of a long run 25."""
+"""A moving average is over one in so many points of the trace: of the 1,000 of a long run 50."""
 BEGINNING = 10
 """The first of so many parts of a curve may leave the picture: it is often steep."""
 FEW_EPOCHS = 40
@@ -26,7 +27,7 @@ FEW_EPOCHS = 40
 LINEAR = 5
 """Standard errors about 0 within which the axis of a game's score is linear."""
 COLOURS = ("#1f5fa8", "#d9a404", "#3c8d5a")
-"""Of the turns."""
+"""Of the turns, over and over."""
 
 
 def draw_curves(trained: Fit, *, score: str = "validation score") -> Figure:
@@ -46,11 +47,11 @@ def draw_curves(trained: Fit, *, score: str = "validation score") -> Figure:
     count = len(turns) + 1 + is_game
     figure = Figure(figsize=(7, 0.6 + 2.0 * count), dpi=100, layout="constrained")
     panels = figure.subplots(count, 1, sharex=True)
-    for axes, turn, colour in zip(panels, turns, COLOURS, strict=False):
+    for axes, turn, colour in zip(panels, turns, cycle(COLOURS), strict=False):
         losses = _follow(axes, trace, f"{turn}/loss", colour, label=turn)
         scores = [] if is_game else _scores(axes, trained)
         axes.set_ylabel("loss" if is_game else "loss, score")
-        _keep_the_tail_in_view(axes, [losses, *scores])
+        _keep_the_tail_in_view(axes, losses, scores)
     _norms(panels[len(turns)], trace, turns)
     if is_game:
         panels[-1].set_ylabel(score)
@@ -77,12 +78,15 @@ def _follow(
 
 
 def _norms(axes: Axes, trace: Sequence[Point], turns: Sequence[str]) -> None:
-    """Draw the norms of all turns' gradients on a logarithmic axis."""
-    for turn, colour in zip(turns, COLOURS, strict=False):
+    """Draw the norms of all turns' gradients, on a logarithmic axis if they are not all 0."""
+    norms = [
         _follow(axes, trace, f"{turn}/{GRADIENT_NORM}", colour, label=turn)
+        for turn, colour in zip(turns, cycle(COLOURS), strict=False)
+    ]
     axes.set_ylabel("gradient norm")
-    axes.set_yscale("log")
-    logarithmic(axes.yaxis)
+    if any((each > 0).any() for each in norms):
+        axes.set_yscale("log")
+        logarithmic(axes.yaxis)
 
 
 def moving_average(
@@ -102,7 +106,10 @@ def moving_average(
 
 
 def _scores(axes: Axes, trained: Fit) -> list[Float[np.ndarray, " epochs"]]:
-    """Draw the score of each epoch, its error, and which is the best; return their edges."""
+    """Draw the score of each epoch, its error, and which is the best; return what must be seen.
+
+    These are the edges of its band and, wherever it is, the best one, whose weights are kept.
+    """
     history, best = trained.history, trained.history[trained.best_epoch - 1]
     epochs = np.array([epoch.number for epoch in history])
     scores = np.array([epoch.score for epoch in history])
@@ -122,7 +129,7 @@ def _scores(axes: Axes, trained: Fit) -> list[Float[np.ndarray, " epochs"]]:
         said += f" ± {best.score_error:.2g}"
     label = f"best: {said} in epoch {best.number}"
     axes.plot([best.number], [best.score], "o", color=MODEL, label=label)
-    return [scores - errors, scores + errors]
+    return [scores - errors, scores + errors, np.array([best.score])]
 
 
 def _show_errors(axes: Axes, trained: Fit) -> None:
@@ -137,9 +144,21 @@ def _show_errors(axes: Axes, trained: Fit) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _keep_the_tail_in_view(axes: Axes, curves: Sequence[Float[np.ndarray, " _"]]) -> None:
-    """Cut the steep beginning off the y axis, and single points far off, so the rest is seen."""
-    tails = np.concatenate([curve[len(curve) // BEGINNING :] for curve in curves])
-    low, high = (float(edge) for edge in np.quantile(tails, (0.003, 0.997)))
+def _keep_the_tail_in_view(
+    axes: Axes,
+    losses: Float[np.ndarray, " points"],
+    scores: Sequence[Float[np.ndarray, " _"]],
+) -> None:
+    """Cut the steep beginning off the y axis, and single losses far off, so the rest is seen.
+
+    Scores are few beside losses, so of them the beginning alone is cut off.
+    """
+    edges = np.quantile(_tail(losses), (0.003, 0.997))
+    seen = np.concatenate([edges, *map(_tail, scores)])
+    low, high = float(seen.min()), float(seen.max())
     pad = 0.06 * (high - low) or 1.0
     axes.set_ylim(low - pad, high + pad)
+
+
+def _tail(curve: Float[np.ndarray, " points"]) -> Float[np.ndarray, " _"]:
+    return curve[len(curve) // BEGINNING :]

@@ -188,7 +188,7 @@ class Data:
         sha256: Of all rows, labels and contexts, so that two runs can be known to have seen the
             same.
         integrand: What the rows are points of, uniform in its box. None where they are data.
-        mixture: What the rows were drawn from, where its modes are known.
+        mixture: What the rows were drawn from, where its modes are known and apart.
     """
 
     train: Batch

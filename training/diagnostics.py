@@ -4,11 +4,11 @@
 - How far samples are from the nearest training row, beside how far test rows are. Copies are
   nearer, strangers further; the figure C_T compares the two.
 - Of images, samples above the training rows nearest to them: the first ones, and those that are
-  the closest for how far that row is from the next one. Copies would be among these; by the
+  the closest for how far training rows about them are. Copies would be among these; by the
   distance alone they would all be of the kind that is most alike, of digits ones.
 
 Source:
-    Distances as a part of others: after Carlini et al. 2023, arXiv:2301.13188.
+    Distances as a part of those to the 50 nearest rows: Carlini et al. 2023, arXiv:2301.13188.
 """
 
 import textwrap
@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from training.collapse import PRESENT, classes
-from training.manifolds import closest, nearest
+from training.collapse import LEAST_READS, PRESENT, classes
+from training.manifolds import closest, nearest, surroundings
 from training.mixtures import SHARE
 from training.pictures import COLUMNS, DATA, MODEL, logarithmic, mosaic
 from training.quality import with_error
@@ -38,8 +39,9 @@ MARGIN = 1.25
 """Inches on the left of images, for what they are."""
 ROWS = ("samples", "nearest\ntraining rows", "likest\ncopies", "nearest\ntraining rows")
 """Of images."""
-LEAST_GAP = 1e-6
-"""Of two training rows, which may be alike."""
+ABOUT, LEAST_ABOUT = 50, 1e-6
+"""Training rows that say how far from a sample such rows are, and how far they are at least. So
+many, because the nearest may be in the data twice: then the next one is as near."""
 LEAST_BARS, BARS, ROWS_OF_A_BAR = 10, 40, 12
 """Of the histogram of distances: as many as there are rows for."""
 
@@ -52,7 +54,7 @@ class _Counts:
         names: Of those.
         samples, test: Counts.
         rows: Samples in all, and as many test rows.
-        least: Share of the samples that each needs to count as there.
+        least: Share of the samples that each needs to count as there; 0 of one that is not counted.
     """
 
     names: Sequence[str]
@@ -106,7 +108,8 @@ def _counts(compared: Compared) -> _Counts | None:
         classes(x, reader, len(data.labels)) for x in (compared.samples, compared.test)
     )
     rows = len(compared.samples)
-    return _Counts(data.labels, samples, test, rows, PRESENT * test / rows)
+    least = np.where(test >= LEAST_READS, PRESENT * test / rows, 0)
+    return _Counts(data.labels, samples, test, rows, least)
 
 
 def _bars(axes: Axes, counts: _Counts) -> None:
@@ -127,11 +130,15 @@ def _bars(axes: Axes, counts: _Counts) -> None:
     axes.set_ylabel("share")
     axes.set_xticks([])
     if len(places) <= NAMED:
-        names = [textwrap.shorten(name, LONGEST, placeholder="…") for name in counts.names]
+        names = [_shortened(name) for name in counts.names]
         upright = max(map(len, names)) > 3
         axes.set_xticks(places, names, fontsize=7, rotation=90 if upright else 0)
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.legend(fontsize=7, ncols=3, loc="upper center", columnspacing=1.0)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _distances(axes: Axes, compared: Compared) -> None:
@@ -160,14 +167,17 @@ def _distances(axes: Axes, compared: Compared) -> None:
 
 def _images(compared: Compared) -> Float[np.ndarray, "tall wide channel"]:
     """Return samples above their nearest training rows: the first, then the likest to copies."""
-    x, train = compared.of_samples, compared.of_train
-    which = closest(x, train)
-    own = train[which]
-    gap = (own - train[closest(own, train, but=which)]).norm(dim=1)
-    likest = ((x - own).norm(dim=1) / gap.clamp(min=LEAST_GAP)).argsort()
+    which = closest(compared.of_samples, compared.of_train)
     rows = [
         events
-        for chosen in (torch.arange(len(x))[:COLUMNS], likest[:COLUMNS])
+        for chosen in (torch.arange(len(which))[:COLUMNS], _likest(compared)[:COLUMNS])
         for events in (compared.samples[chosen], compared.data.train.x[which[chosen]])
     ]
     return mosaic(torch.cat(rows).permute(0, 2, 3, 1).numpy(), columns=len(rows[0]))
+
+
+def _likest(compared: Compared) -> Int64[Tensor, " rows"]:
+    """Return the samples in order, those that are likest to copies first."""
+    x, train = compared.of_samples, compared.of_train
+    usual = surroundings(x, train, k=ABOUT).clamp(min=LEAST_ABOUT)
+    return (nearest(x, train) / usual).argsort()

@@ -119,7 +119,7 @@ def fit(model: Family, data: Data, config: TrainConfig, *, folder: Path, key: st
         optimisers={turn.name: _adam(turn, config) for turn in turns},
         path=folder / CHECKPOINT,
         key=key,
-        trace=Trace.of_length(config.epochs * steps),
+        trace=Trace(),
     )
     run.resume()
     with Progress(run, data, folder=folder, epochs=config.epochs, steps=steps) as progress:
@@ -192,6 +192,9 @@ def rows_of(
     order: Int[Tensor, " rows"], step: int, *, size: int, moves: int
 ) -> tuple[Int[Tensor, " batch"], ...]:
     """Return the rows of each move of a step: other ones, as far as there are enough.
+
+    Of fewer than size x moves rows, moves share some. A turn of fewer moves takes the first parts,
+    so a generator sees the rows of its critic's first move.
 
     Example:
         >>> rows_of(torch.arange(10), 1, size=2, moves=2)

@@ -146,35 +146,45 @@ def nearest(
 
 
 def closest(
-    x: Float[Tensor, "rows feature"],
-    others: Float[Tensor, "others feature"],
-    *,
-    but: Int[Tensor, " rows"] | None = None,
+    x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
 ) -> Int[Tensor, " rows"]:
     """Return which of others is nearest to each row.
 
-    Args:
-        x: Rows.
-        others: Of these.
-        but: Which of them each row is itself, where it is one: it is no neighbour of its own.
+    Example:
+        >>> closest(torch.tensor([[0.9], [5.0]]), torch.tensor([[0.0], [1.0], [3.0]])).tolist()
+        [1, 2]
+    """
+    # The differences to those say how near they are: squares cancel too much for that.
+    return torch.cat([square.argmin(1) for square in _squares(x, others)])
+
+
+def surroundings(
+    x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"], *, k: int
+) -> Float[Tensor, " rows"]:
+    """Return the mean distance of each row to the k nearest of others, to all if they are fewer.
+
+    To the precision that it takes to say where rows are dense, not which are equal.
 
     Example:
-        >>> x = torch.tensor([[0.0], [1.0], [3.0]])
-        >>> closest(x, x, but=torch.arange(3)).tolist()
-        [1, 0, 1]
+        >>> surroundings(torch.tensor([[0.0]]), torch.tensor([[1.0], [2.0], [9.0]]), k=2).tolist()
+        [1.5]
     """
-    # |y|^2 - 2 x.y is fast and cancels, less so about the mean: it says which row is nearest, and
-    # the difference to that one says how near it is.
+    k = min(k, len(others))
+    near = (square.topk(k, largest=False).values for square in _squares(x, others))
+    return torch.cat([square.clamp(min=0).sqrt().mean(1) for square in near])
+
+
+def _squares(
+    x: Float[Tensor, "rows feature"], others: Float[Tensor, "others feature"]
+) -> Iterator[Float[Tensor, "some others"]]:
+    """Yield the squared distances of rows to others, some rows at a time."""
+    # By |x|^2 + |y|^2 - 2 x.y, which is fast and cancels, less so about the mean.
     centre = others.mean(0)
     centred = others - centre
     squares = centred.square().sum(1)
-    found = []
     for rows in _some(x, others):
-        near = squares - 2 * (x[rows] - centre) @ centred.T
-        if but is not None:
-            near[torch.arange(len(rows)), but[rows]] = torch.inf
-        found.append(near.argmin(1))
-    return torch.cat(found)
+        own = x[rows] - centre
+        yield own.square().sum(1, keepdim=True) + squares - 2 * own @ centred.T
 
 
 def _blocks(

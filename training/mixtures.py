@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy.spatial.distance import pdist
 
 NEAR = 3.0
 """Standard deviations of a mode within which a sample is good: 0.989 of perfect ones are."""
@@ -60,6 +61,11 @@ class Mixture:
 
     centres: Float64[np.ndarray, "modes 2"]
     spread: float
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether no sample is near two modes, and modes are no points, which rounding misses."""
+        return 0 < 2 * NEAR * self.spread < float(pdist(self.centres).min())
 
     def draw(self, rows: int, *, spread: float, seed: int) -> Float64[np.ndarray, "rows 2"]:
         """Return points, by another standard deviation if one is wanted."""

@@ -142,21 +142,26 @@ def _toy(
 def _mixture(name: str, *, rows: int | None, noise: float | None, seed: int) -> Raw:
     """Return freshly generated rows of Gaussians in the plane, whose noise is their deviation."""
     source = f"gaussians:{name}"
-    mixture = mixture_of(source, noise=noise)
-    if mixture is None:
+    if name not in MIXTURES:
         known = ", ".join(sorted(MIXTURES))
         raise DataInvalid(f"{source}: unknown set; those of Gaussians known here are {known}")
     count = GENERATED_ROWS if rows is None else rows
-    x = mixture.draw(count, spread=mixture.spread, seed=seed)
+    mixture = MIXTURES[name]
+    x = mixture.draw(count, spread=mixture.spread if noise is None else noise, seed=seed)
     title = f"{name} of {len(mixture.centres)} Gaussians"
     return Raw(x, source=source, title=title)
 
 
 def mixture_of(source: str, *, noise: float | None) -> Mixture | None:
-    """Return the mixture that the rows of a source are drawn from; None of any other source."""
+    """Return the mixture that the rows of a source are drawn from, if its modes can be counted.
+
+    None of any other source, and where the noise makes of the modes points, or one heap.
+    """
     scheme, _, name = source.partition(":")
-    known = MIXTURES.get(name) if scheme == "gaussians" else None
-    return known if known is None or noise is None else replace(known, spread=noise)
+    if scheme != "gaussians" or name not in MIXTURES:
+        return None
+    mixture = MIXTURES[name] if noise is None else replace(MIXTURES[name], spread=noise)
+    return mixture if mixture.is_apart else None
 
 
 def _built_in(name: str, parts: Parts) -> Raw:

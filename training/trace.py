@@ -1,11 +1,15 @@
-"""The trace of a run: means over a few steps each, which show what an epoch's mean hides."""
+"""The trace of a run: means over a few steps each, which show what an epoch's mean hides.
 
-import math
+Nobody knows how long a run will be, as patience may end it. So a point is of one step at first, and
+each time that there are twice as many as wanted, neighbours are made one.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 POINTS = 500
-"""Of a run at most, however long it is: more than a picture has room for."""
+"""Of a run that has so many steps at least, and fewer than twice as many: what a picture has room
+for."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +36,10 @@ class Trace:
         sums: Over those.
     """
 
-    span: int
+    span: int = 1
     points: list[Point] = field(default_factory=list)
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of_length(cls, steps: int) -> "Trace":
-        """Return the empty trace of a run that has so many steps.
-
-        Example:
-            >>> Trace.of_length(1200).span
-            3
-        """
-        return cls(span=max(1, math.ceil(steps / POINTS)))
 
     def add(self, values: Mapping[str, float]) -> None:
         """Add what belongs to the step that is being made."""
@@ -59,7 +53,28 @@ class Trace:
             epoch: Where the step ends, in epochs.
         """
         self.steps += 1
-        if self.steps == self.span:
-            means = {name: total / self.span for name, total in self.sums.items()}
-            self.points.append(Point(epoch, means))
-            self.steps, self.sums = 0, {}
+        if self.steps < self.span:
+            return
+        self.points = [*self.until(epoch)]
+        self.steps, self.sums = 0, {}
+        if len(self.points) >= 2 * POINTS:
+            pairs = zip(self.points[::2], self.points[1::2], strict=True)
+            self.points = [_merged(first, second) for first, second in pairs]
+            self.span *= 2
+
+    def until(self, epoch: float) -> tuple[Point, ...]:
+        """Return all points, the last of which may be of fewer steps.
+
+        Args:
+            epoch: Where the last step ended, in epochs.
+        """
+        if not self.steps:
+            return tuple(self.points)
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        return (*self.points, Point(epoch, means))
+
+
+def _merged(first: Point, second: Point) -> Point:
+    """Return the point of the steps of both, of which each has as many."""
+    means = {name: (value + second.means[name]) / 2 for name, value in first.means.items()}
+    return Point(second.epoch, means)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import objectives, reports
-from training.adversarial import Name
+from benchmarks.modes import regulariser
+from training import recipe
 from training.checkpoint import Fit
 from training.data import Batch, Data
 from training.extractor import Extractor
@@ -18,6 +18,8 @@ from training.gan import GAN, GANConfig
 from training.loop import TrainConfig, TrainingFailed, fit
 from training.samples import Features, numbers
 
+OLDER = ("objectives-h200-2026-11-28",)
+"""Kept results whose tables were written by code before this."""
 RECIPE = """
 name = "small"
 title = "Small"
@@ -45,9 +47,20 @@ def fit_or_fail(model: GAN, data: Data, config: TrainConfig, *, folder: Path, ke
     return fit(model, data, config, folder=folder, key=key)
 
 
-def test_every_objective_plays() -> None:
-    played = {GANConfig(**options).objective for options in objectives.GAMES.values()}
-    assert played == set(get_args(Name))
+def test_every_game_is_another_and_plays_the_objective_that_it_is_called_by() -> None:
+    own = recipe.read(objectives.RECIPE).model.model_dump(exclude_unset=True)
+    games = {name: GANConfig(**own | options) for name, options in objectives.GAMES.items()}
+    for name, config in games.items():
+        assert config.objective == name.partition(",")[0]
+    rows = {(config.objective, regulariser(config)) for config in games.values()}
+    assert len(rows) == len(games)
+
+
+def test_kept_tables_are_those_of_their_figures() -> None:
+    for folder in sorted(reports.RESULTS.glob("objectives-*")):
+        if folder.name not in OLDER:
+            table = objectives.markdown(reports.kept(folder))
+            assert (folder / "table.md").read_text(encoding="utf-8") == table, folder.name
 
 
 def test_one_command_writes_figures_table_and_picture(
@@ -56,10 +69,10 @@ def test_one_command_writes_figures_table_and_picture(
     def read(rows: Data, test: Batch, trained: object) -> Features:
         return Features(lambda x: numbers(rows, x)[:, :20], "some pixels")
 
-    recipe = tmp_path / "small.toml"
-    recipe.write_text(RECIPE)
+    small = tmp_path / "small.toml"
+    small.write_text(RECIPE)
     monkeypatch.setattr(reports, "RESULTS", tmp_path)
-    monkeypatch.setattr(objectives, "RECIPE", recipe)
+    monkeypatch.setattr(objectives, "RECIPE", small)
     monkeypatch.setattr(objectives, "features_of", read)
     unread = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), KNOWN
     monkeypatch.setattr("benchmarks.objectives.extractor.load", lambda: unread)
@@ -78,8 +91,27 @@ def test_one_command_writes_figures_table_and_picture(
     assert "| mmd-distance | gradient-penalty 1 |" in table
     assert "| wasserstein, clipped | clip 0.05 | failed |" in table
     assert "\n| training rows |  |" in table
+    assert "By some pixels, 359 samples beside as many test rows of the same labels" in table
+    assert "read as asked: of 359, by none." in table
     assert table in capsys.readouterr().out
     with Image.open(folder / "plot.png") as picture:
         assert picture.size >= (800, 100)
     assert objectives.main(["--report", str(folder)]) == 0
     assert (folder / "table.md").read_text() == table
+
+
+def test_table_of_games_that_all_failed_has_as_many_cells_in_every_line() -> None:
+    results = {
+        "machine": {"date": "today", "cores": 1, "python": "3", "torch": "2", "commit": "none"},
+        "recipe": {
+            "model": {"family": "gan", "width": 4, "critic_width": 4},
+            "train": {"epochs": 1, "batch_size": 64},
+        },
+        "games": {"hinge": objectives.GAMES["hinge"]},
+        "found": {"hinge": {"failed": "epoch 1: the loss is inf"}},
+        "beside": {},
+        "seconds": 60.0,
+    }
+    lines = [line for line in objectives.markdown(results).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1

@@ -165,7 +165,9 @@ def test_picture_that_cannot_be_written_after_all_gets_one_sentence(
     assert figures(models)["negative ELBO"].n == 20
 
 
-def test_figures_of_other_data_say_so(models: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    """Other irises."""
     rows = data.load(data.DataConfig(source="sklearn:iris"))
     table = tmp_path / "others.csv"
     names = rows.event.features
@@ -173,11 +175,25 @@ def test_figures_of_other_data_say_so(models: Path, tmp_path: Path) -> None:
     lines += [",".join(f"{value + k / 1e3:.4f}" for value in row)
               for k, row in enumerate(rows.train.x[:80].tolist())]  # fmt: skip
     table.write_text("\n".join(lines))
-    assert run(models / "toy", "--data", str(table)) == 0
+    return table
+
+
+def test_figures_of_other_data_say_so(models: Path, others: Path) -> None:
+    assert run(models / "toy", "--data", str(others)) == 0
     figure = figures(models)["negative ELBO"]
-    assert not (models / "toy" / "1" / DIAGNOSTICS).exists()
     assert "of others.csv" in figure.note
     assert figure.n == 12
+
+
+def test_picture_of_figures_that_are_gone_goes_with_its_link(models: Path, others: Path) -> None:
+    folder = models / "toy" / "1"
+    for replacing in (("--data", str(others)), ("--rows", "7")):
+        assert run(models / "toy") == 0
+        assert (folder / DIAGNOSTICS).exists()
+        assert DIAGNOSTICS in (folder / CARD).read_text()
+        assert run(models / "toy", *replacing) == 0
+        assert not (folder / DIAGNOSTICS).exists()
+        assert DIAGNOSTICS not in (folder / CARD).read_text()
 
 
 def test_rows_and_draws_are_those_asked_for(models: Path) -> None:

@@ -80,3 +80,13 @@ def test_a_class_that_is_rare_in_the_data_need_not_be_frequent() -> None:
     theirs = np.array([970, 30])
     assert presence(np.array([496, 4]), theirs)[0] == 2
     assert presence(np.array([499, 1]), theirs)[0] == 1
+
+
+def test_a_class_that_few_test_rows_are_read_as_is_not_counted() -> None:
+    for few, counted in ((9, 3), (10, 4)):
+        test = images(100, 100, 100, few)
+        read, _ = by_classes(images(103, 103, 103, 0), test, Reader(), "abcd", name="a reader")
+        assert (read.value, read.unit) == (3, f"of {counted}")
+        assert "10 of these or more" in read.note
+    none, _ = by_classes(images(9, 0, 0, 0), images(5, 4, 0, 0), Reader(), "abcd", name="a reader")
+    assert (none.value, none.standard_error, none.unit) == (0, 0, "of 0")

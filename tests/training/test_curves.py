@@ -78,3 +78,32 @@ def test_moving_average_of_a_window_is_the_mean_about_each_point() -> None:
     assert found[20] == pytest.approx(values[18:23].mean())
     assert found[0] == pytest.approx(values[:3].mean())
     np.testing.assert_allclose(moving_average(values, 1), values)
+
+
+def test_best_and_last_scores_are_in_the_picture_and_a_steep_beginning_is_not() -> None:
+    whole = run("a", epochs=400, error=None)
+    scores = [50.0, -9.0, *[5.0] * 397, 7.0]
+    history = tuple(
+        replace(epoch, score=score) for epoch, score in zip(whole.history, scores, strict=True)
+    )
+    losses = (Point(0.05, {"a/loss": 99.0, "a/gradient_norm": 1.0}), *whole.trace)
+    low, high = (
+        draw_curves(replace(whole, history=history, best_epoch=2, trace=losses)).axes[0].get_ylim()
+    )
+    assert -11 < low < -9
+    assert 7 < high < 9
+
+
+def test_every_turn_of_four_is_drawn() -> None:
+    axes = draw_curves(run("a", "b", "c", "d")).axes
+    assert [len(panel.get_lines()) for panel in axes[:5]] == [2, 2, 2, 2, 8]
+
+
+def test_gradients_that_are_all_zero_are_drawn_on_a_linear_axis() -> None:
+    whole = run("a", "b")
+    still = tuple(
+        replace(point, means={**point.means, "a/gradient_norm": 0.0, "b/gradient_norm": 0.0})
+        for point in whole.trace
+    )
+    assert draw_curves(whole).axes[2].get_yscale() == "log"
+    assert draw_curves(replace(whole, trace=still)).axes[2].get_yscale() == "linear"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.training.small_sets import data
 from training.classifier import train_classifier
 from training.data import Data
-from training.diagnostics import _images, draw_diagnostics
+from training.diagnostics import _images, _likest, _shortened, draw_diagnostics
 from training.pictures import png
 from training.samples import Compared, Features
 
@@ -39,6 +39,21 @@ def test_copies_stand_above_the_rows_that_they_are_copies_of() -> None:
     assert np.array_equal(copies, originals)
     assert not np.array_equal(first, others)
     assert np.array_equal(first[4:, 4:68:8], np.repeat(x[0, 0].numpy(), 8, axis=0))
+
+
+def test_copies_of_a_row_that_is_there_twice_are_found_like_others() -> None:
+    train = DIGITS.train.x.clone()
+    train[51] = train[50]
+    rows = replace(DIGITS, train=replace(DIGITS.train, x=train))
+    x = DIGITS.test.x[:30].clone()
+    x[10], x[20] = train[50] + 1e-3, train[60] + 1e-3
+    assert set(_likest(compared(rows, x))[:2].tolist()) == {10, 20}
+
+
+def test_long_names_are_cut_and_short_ones_are_not() -> None:
+    assert [_shortened(name) for name in ("chrysanthemum", "aster rose", "8")] == [
+        "chrysanth…", "aster rose", "8",
+    ]  # fmt: skip
 
 
 def test_labelled_images_are_counted_and_others_are_not() -> None:

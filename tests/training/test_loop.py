@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -80,6 +80,8 @@ def test_kill_within_an_epoch_loses_no_step_that_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", -1.0)  # at every step
+    # So that points are of four steps by then, and the kill comes after the first of one of them.
+    monkeypatch.setattr(trace, "POINTS", 8)
     straight = Gaussian()
     whole = train(tmp_path / "straight", straight)
     killed = Gaussian()
@@ -92,21 +94,6 @@ def test_kill_within_an_epoch_loses_no_step_that_was_saved(
     assert torch.equal(resumed.mean, straight.mean)
     assert [e.losses for e in parts.history] == [e.losses for e in whole.history]
     assert parts.trace == whole.trace
-
-
-def test_trace_is_finer_than_epochs_and_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fine = train(tmp_path / "fine", Gaussian())
-    assert [point.epoch for point in fine.trace] == pytest.approx([k / 10 for k in range(1, 61)])
-    first = [point.means for point in fine.trace[:10]]
-    for name, mean in fine.history[0].losses.items():
-        assert np.mean([each[name] for each in first]) == pytest.approx(mean)
-    monkeypatch.setattr(trace, "POINTS", 8)
-    coarse = train(tmp_path / "coarse", Gaussian()).trace
-    assert [point.epoch for point in coarse] == pytest.approx([0.8 * k for k in range(1, 8)])
-    eight = [point.means["likelihood/loss"] for point in fine.trace[:8]]
-    assert coarse[0].means["likelihood/loss"] == pytest.approx(np.mean(eight))
 
 
 def test_gradient_norms_are_logged_as_they_were_before_the_clip(tmp_path: Path) -> None:
@@ -136,6 +123,28 @@ def test_moves_of_a_step_are_on_different_rows_and_an_epoch_is_one_pass(tmp_path
     assert [len(x) for x in seen] == [20] * 9
     assert len(torch.cat(seen).unique(dim=0)) == 180
     assert len(found.trace) == 3
+
+
+def test_turn_of_one_move_sees_the_rows_of_the_first_of_another(tmp_path: Path) -> None:
+    seen: dict[str, list[Tensor]] = {"often": [], "once": []}
+
+    class Two(Gaussian):
+        def turns(self) -> tuple[Turn, ...]:
+            (turn,) = super().turns()
+
+            def loss(name: str, batch: Batch) -> Mapping[str, Tensor]:
+                seen[name].append(batch.x)
+                return turn.loss(batch)
+
+            return tuple(
+                replace(turn, name=name, times=times, loss=partial(loss, name))
+                for name, times in (("often", 3), ("once", 1))
+            )
+
+    train(tmp_path, Two(), TrainConfig(epochs=1, batch_size=20))
+    assert len(seen["once"]) == 3
+    for first, alone in zip(seen["often"][::3], seen["once"], strict=True):
+        assert torch.equal(first, alone)
 
 
 def test_few_rows_serve_every_move(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from training import manifolds
-from training.manifolds import closest, copying, nearest, radii, support
+from training.manifolds import closest, copying, nearest, radii, support, surroundings
 
 
 def ring(rows: int, seed: int, modes: int = 8, spread: float = 0.05) -> Tensor:
@@ -132,9 +132,12 @@ def test_z_is_mann_and_whitneys_with_ties_as_halves() -> None:
     assert found.share == pytest.approx(1 - further / 6)
 
 
-def test_closest_row_is_no_copy_of_itself() -> None:
+def test_closest_row_and_mean_distance_of_the_closest_are_those_of_all_distances() -> None:
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    distance = torch.cdist(x, x)
+    samples, others = x[:20], x[20:] + 5
+    distance = torch.cdist(samples, others)
     assert closest(x, x).equal(torch.arange(50))
-    found = closest(x[10:20], x, but=torch.arange(10, 20))
-    assert found.equal(distance.fill_diagonal_(torch.inf)[10:20].argmin(1))
+    assert closest(samples, others).equal(distance.argmin(1))
+    near = distance.sort(1).values
+    torch.testing.assert_close(surroundings(samples, others, k=7), near[:, :7].mean(1))
+    torch.testing.assert_close(surroundings(samples, others, k=99), near.mean(1))

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from tests.training.gaussian import Gaussian
 from tests.training.small_sets import data
+from training.evaluate import EvaluateConfig, evaluate
 from training.mixtures import MIXTURES, Mixture
 
 each_mixture = pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
@@ -38,7 +40,17 @@ def test_data_of_a_mixture_knows_it_with_the_noise_that_was_asked_for() -> None:
     mixture = data("gaussians:grid", rows=200).mixture
     assert mixture
     assert mixture.spread == MIXTURES["grid"].spread
-    noisy = data("gaussians:ring", rows=200, noise=0.3).mixture
+    noisy = data("gaussians:ring", rows=200, noise=0.2).mixture
     assert noisy
-    assert noisy.spread == 0.3
+    assert noisy.spread == 0.2
     assert data("sklearn:moons", rows=200).mixture is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_modes_that_are_points_or_overlap_are_not_counted(noise: float) -> None:
+    # Of the ring, modes are 1.53 apart: 6 x 0.3 is more.
+    rows = data("gaussians:ring", rows=200, noise=noise)
+    assert rows.mixture is None
+    found = [each.name for each in evaluate(Gaussian(), rows, EvaluateConfig())]
+    assert "energy distance of samples" in found
+    assert not [name for name in found if name.startswith(("modes covered", "good share"))]
