@@ -155,8 +155,8 @@ def bound(
         fake: And at samples.
 
     Example:
-        >>> at_one = torch.ones(2)
-        >>> bound(DIVERGENCES["kl"], at_one, at_one).item()
+        >>> undecided = torch.zeros(2)
+        >>> bound(DIVERGENCES["kl"], undecided, undecided).item()
         0.0
     """
     return divergence.activation(real).mean() - divergence.composed(fake).mean()
