@@ -186,6 +186,7 @@ def test_server_is_imported_without_collections_and_they_go_on_after_it(
         assert command._server().run
         assert gc.isenabled()
         monkeypatch.setitem(sys.modules, "service.server", None)  # cannot be imported
+        monkeypatch.delattr("service.server", raising=False)
         with pytest.raises(ImportError):
             command._server()
         assert gc.isenabled()
