@@ -23,8 +23,10 @@ from training import assess, data, export, extractor, recipe
 from training.card import CARD, DIAGNOSTICS, card, sample_command, score_name
 from training.checkpoint import CHECKPOINT, CheckpointRefused
 from training.curves import draw_curves
+from training.data import Data
 from training.diagnostics import draw_diagnostics
 from training.evaluate import evaluate
+from training.family import Family
 from training.loop import TrainingFailed, choose_device, fit
 from training.pictures import draw_samples, png
 from training.raw import DataInvalid
@@ -97,11 +99,7 @@ def run(options: argparse.Namespace) -> None:
     )
 
     # What is fitted to the finished model, and judgement on the test split.
-    began = time.monotonic()
-    model.to(choose_device(chosen.train.device)).finish(rows)
-    finishing_s = time.monotonic() - began
-    if finishing_s > 1:
-        console.print(f"the critic that is kept learnt on for {finishing_s:.0f} s", markup=False)
+    finishing_s = _finish(model.to(choose_device(chosen.train.device)), rows, console)
     compared: list[Compared] = []
     figures = evaluate(model, rows, chosen.evaluate, show=compared.append)
     model.to("cpu")
@@ -139,6 +137,16 @@ def run(options: argparse.Namespace) -> None:
     # Only now: had anything above failed, the same command would begin after the training.
     (folder / CHECKPOINT).unlink()
     _report(console, manifest, place)
+
+
+def _finish(model: Family, rows: Data, console: Console) -> float:
+    """Fit what is fitted to a finished model, and return the seconds that it took."""
+    began = time.monotonic()
+    model.finish(rows)
+    took_s = time.monotonic() - began
+    if took_s > 1:
+        console.print(f"the critic that is kept learnt on for {took_s:.0f} s", markup=False)
+    return took_s
 
 
 def _report(console: Console, manifest: Manifest, place: Path) -> None:
