@@ -178,7 +178,10 @@ def _usage(manifest: Manifest) -> str:
         wanted = min(3, len(manifest.labels) - 1)
         more += "\n\nWith a label:\n\n" + _told(manifest, f'"label": {wanted}')
     if manifest.rejection:
-        more += "\n\nThose that the critic accepts:\n\n" + _told(manifest, '"rejection": true')
+        more += (
+            "\n\nThose that the critic accepts; whether they are better says its table above, by "
+            "MMD²:\n\n"
+        ) + _told(manifest, '"rejection": true')
     return (
         "```sh\nmake serve\n" + sample_command(manifest) + "\n```\n\n"
         "The same seed gives the same samples, and `start` asks for later rows of the same "

@@ -59,9 +59,14 @@ async def card(request: Request, name: str) -> Response:
 
 @router.get("/models/{name}/samples.png", response_class=Response, summary="See a model's samples",
             responses=_NO_MODEL)  # fmt: skip
-async def samples(request: Request, name: str) -> Response:
-    """Return the picture that was made of the served version when it was exported."""
-    return FileResponse(_file(request, name, "samples.png"))
+@router.get("/models/{name}/curves.png", response_class=Response, summary="See how it was trained",
+            responses=_NO_MODEL)  # fmt: skip
+@router.get("/models/{name}/diagnostics.png", response_class=Response,
+            summary="See what its samples leave out", responses=_NO_MODEL)  # fmt: skip
+async def picture(request: Request, name: str) -> Response:
+    """Return a picture of the served version's card."""
+    file = request.url.path.rpartition("/")[2]  # one of the three above
+    return FileResponse(_file(request, name, file))
 
 
 def _file(request: Request, name: str, file: str) -> Path:

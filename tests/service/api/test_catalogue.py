@@ -65,6 +65,13 @@ def test_head_has_the_headers_of_get(client: Client, path: str) -> None:
     assert (head.status_code, head.headers) == (200, get.headers)
 
 
+@pytest.mark.parametrize("file", ["samples.png", "curves.png", "diagnostics.png"])
+def test_pictures_of_a_card_are_served(make_client: MakeClient, tmp_path: Path, file: str) -> None:
+    (AFFINE.publish(tmp_path) / file).write_bytes(file.encode())
+    answer = make_client(models=tmp_path).get(f"/models/affine/{file}")
+    assert (answer.content, answer.headers["content-type"]) == (file.encode(), "image/png")
+
+
 @pytest.mark.parametrize(("path", "file"), [("card", "card.md"), ("samples.png", "samples.png")])
 def test_link_that_leads_out_of_the_folder_is_not_followed(
     make_client: MakeClient, tmp_path: Path, path: str, file: str

@@ -33,6 +33,7 @@ def test_every_call_is_described(openapi: dict[str, Any]) -> None:
         if not path.startswith("/v2")  # docs/inference-protocol.md is held to those
     }
     gets = {"/models", "/models/{name}", "/models/{name}/card", "/models/{name}/samples.png",
+            "/models/{name}/curves.png", "/models/{name}/diagnostics.png",
             "/livez", "/readyz", "/metrics"}  # fmt: skip
     assert described == set(CALLS) | {("get", path) for path in gets}
 
