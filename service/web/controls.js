@@ -18,7 +18,9 @@ export function controlsOf(view, model, go) {
   if (model.labels) made.push(labelField(view, model.labels, go));
   if (model.context) made.push(...contextFields(view, model.context, go));
   if (model.observation) made.push(observationField(view, go));
-  made.push(temperatureField(view, go));
+  if (model.rejection) made.push(rejectionField(view, go));
+  // The critic knows samples of temperature 1.
+  if (!view.rejection) made.push(temperatureField(view, go));
   if (model.ode) made.push(stepsField(view, model.ode, go));
   if (model.event.kind === "vector" && model.event.shape[0] > 2) {
     made.push(...axisFields(view, featureNames(model), go));
@@ -89,6 +91,16 @@ function observationField(view, go) {
   ];
   const choose = (/** @type {string} */ value) => go({ observation: value || null });
   return field("Shown", select(options, view.observation ?? "", choose));
+}
+
+/** @param {import("./view.js").View} view @param {Go} go */
+function rejectionField(view, go) {
+  const options = [
+    ["", "none"],
+    ["true", "by its critic"],
+  ];
+  const choose = (/** @type {string} */ value) => go({ rejection: value || null, temperature: "1" });
+  return field("Rejection", select(options, view.rejection ?? "", choose));
 }
 
 /** @param {import("./view.js").View} view @param {Go} go */

@@ -26,6 +26,7 @@ import { queryFromView, viewOfModel } from "./view.js";
  * @property {Context | null} context
  * @property {string | null} observation
  * @property {Ode | null} ode  Of a continuous flow.
+ * @property {object | null} rejection  How its critic rejects samples, of a GAN that kept it.
  * @property {string[]} capabilities
  * @property {number | null} version
  * @property {"loading" | "ready" | "failed"} state

@@ -17,6 +17,7 @@
  *   the middle of their range.
  * @property {string} temperature  Factor on the noise.
  * @property {string | null} observation  "draw", or null for the model's mean.
+ * @property {string | null} rejection  "true": those that the model's critic accepts; null: all.
  * @property {string | null} steps  Of a continuous flow's solver; null: its own number.
  * @property {number} horizontal  Feature along the horizontal axis of a scatter plot.
  * @property {number} vertical
@@ -39,6 +40,7 @@ export const DEFAULTS = Object.freeze({
   context: null,
   temperature: "1",
   observation: null,
+  rejection: null,
   steps: null,
   horizontal: 0,
   vertical: 1,
@@ -83,10 +85,10 @@ export function viewOfModel(view, model) {
  * @returns {string}
  */
 export function samplePath(view, { start, n, columns }) {
-  const { model, version, seed, label, context, observation, steps } = view;
+  const { model, version, seed, label, context, observation, rejection, steps } = view;
   const temperature = view.temperature === DEFAULTS.temperature ? null : view.temperature;
   const address = { model, version, seed, start, n, label, context };
-  const wanted = { ...address, temperature, observation, steps, columns };
+  const wanted = { ...address, temperature, observation, rejection, steps, columns };
   const said = Object.entries(wanted).filter(([, value]) => value !== null && value !== undefined);
   return "sample?" + new URLSearchParams(said.map(([key, value]) => [key, String(value)]));
 }

@@ -34,7 +34,7 @@ Open = Callable[..., "Page"]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of every tiny model, and of one that is refused."""
     folder = tmp_path_factory.mktemp("models")
-    for tiny in (*bundles.ALL, bundles.SHIFTED, DRIFT):
+    for tiny in (*bundles.ALL, bundles.SHIFTED, bundles.WIDE, DRIFT):
         tiny.publish(folder)
     (folder / "broken" / "1").mkdir(parents=True)
     return folder

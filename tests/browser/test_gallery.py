@@ -202,6 +202,18 @@ def test_temperature_is_asked_of_the_service(open_page: Open) -> None:
     assert np.std([picture(source) for source in sources(page)], axis=0).mean() < spread / 4
 
 
+def test_samples_that_the_critic_accepts_are_asked_of_the_service(open_page: Open) -> None:
+    page = open_page("/?model=wide&temperature=0.5")
+    assert page.get_by_label("Temperature").count() == 1
+    page.get_by_label("Rejection").select_option("by its critic")
+    page.wait_for_url("**rejection=true**")
+    assert "temperature" not in page.url
+    assert page.get_by_label("Temperature").count() == 0
+    assert "rejection=true" in page.get_by_role("code").first.inner_text()
+    page = open_page("/?model=affine")
+    assert page.get_by_label("Rejection").count() == 0
+
+
 def test_model_of_two_features_draws_its_points(open_page: Open) -> None:
     page = open_page("/?model=affine")
     assert coloured(page) > 2000
