@@ -57,11 +57,8 @@ def _table() -> dict[Any, Callable[..., Any]]:
 
 def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
     """Return x with slices of the source added to those that the index names."""
-    places = torch.arange(x.shape[dim], device=index.device)
-    one_hot = index.unsqueeze(1) == places
-    # Not a matrix product: 0 times infinity would spread a number that is not finite.
-    hits = torch.where(one_hot, source.movedim(dim, -1).unsqueeze(-1), 0).sum(-2)
-    return x + alpha * hits.movedim(-1, dim)
+    shape = [-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]
+    return _scatter_add(x, dim, index.view(shape).expand(source.shape), alpha * source)
 
 
 def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
@@ -71,6 +68,7 @@ def _scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     if any(x.shape[axis] != index.shape[axis] for axis in across):
         raise ValueError("a graph with the gradient of a gather of some rows: gather of all")
     places = torch.arange(x.shape[dim], device=index.device)
+    # Not a product with ones and zeros: 0 times infinity would spread what is not finite.
     hit = index.unsqueeze(dim) == places.view(-1, *[1] * (x.dim() - dim))
     return x + torch.where(hit, source.unsqueeze(dim), 0).sum(dim + 1)
 
