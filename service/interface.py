@@ -200,6 +200,12 @@ class Density(Frozen):
         return self
 
 
+MAX_GUIDANCE = 10.0
+"""Of what makes sense: 2 already leaves little of a class but its most usual events."""
+UNTOLD_LABEL = -1
+"""What a velocity that can be guided is told where it is told no label."""
+
+
 class Ode(Frozen):
     """How a continuous flow is solved: dw/dt = v(w, t), from noise z at t = 0 to w at t = 1.
 
@@ -213,6 +219,9 @@ class Ode(Frozen):
     """Of a request that names none."""
     steps: int = Field(ge=1, le=MAX_STEPS)
     """Likewise. All are of one length."""
+    guidance: float | None = Field(None, ge=0, le=MAX_GUIDANCE)
+    """Likewise: v(w|y) + guidance (v(w|y) - v(w)) is what is solved, where v(w) is told
+    `UNTOLD_LABEL`. None of a model that was not trained for it."""
 
 
 class Interface(Frozen):

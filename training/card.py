@@ -167,6 +167,8 @@ def _density(manifest: Manifest) -> str:
         text += f" Measure: {density.measure}."
     if density.preprocessing:
         text += f" Preprocessing: {density.preprocessing}. Its Jacobian is part of the density."
+    if manifest.ode and manifest.ode.guidance:
+        text += f" It is the density with the model's own guidance, {manifest.ode.guidance:g}."
     black = ": an image of plain black may be more probable than any single good sample"
     typical = black if manifest.event.kind == "image" else ""
     return f"{text}\n\nA probable event is not the same as a typical one{typical}."
@@ -177,6 +179,12 @@ def _usage(manifest: Manifest) -> str:
     if manifest.labels:
         wanted = min(3, len(manifest.labels) - 1)
         more += "\n\nWith a label:\n\n" + _told(manifest, f'"label": {wanted}')
+    if manifest.ode and manifest.ode.guidance is not None:
+        more += (
+            f"\n\nWith more `guidance` than its own {manifest.ode.guidance:g} a label is more "
+            "plainly read, and samples of it are more alike; 0 is the flow as it was learnt. "
+            "`/log-density`, `/encode` and `/decode` take it too:\n\n"
+        ) + _told(manifest, '"guidance": 1')
     if manifest.rejection:
         more += (
             "\n\nThose that the critic accepts; whether they are better says its table above, by "

@@ -14,19 +14,14 @@ Source:
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from service.interface import (
-    MAX_STEPS,
     Density,
     Estimator,
-    Event,
-    Frozen,
     Interface,
     Latent,
     Ode,
@@ -34,82 +29,24 @@ from service.interface import (
     Solver,
 )
 from training.bounds import log_mean
+from training.continuous_config import EXACT_SIZE, ContinuousFlowConfig, check
 from training.coupling import Standardise
 from training.data import Batch, Data
 from training.dequantise import Spread
 from training.divergence import estimated, exact
 from training.family import Call, Family, Inexactness, Nats, Pixels, Score, Turn
-from training.matching import Times, miss, optimal_transport
+from training.guidance import dropped, guided
+from training.matching import miss, optimal_transport
 from training.networks import normal_log_prob
 from training.ode import solve
 from training.told import Told
-from training.velocity import PerSize, Velocity
+from training.velocity import Velocity
 
-EXACT_SIZE = 64
-"""Dimensions up to which a divergence is exact: it costs a pass for each."""
 SCORE_DRAWS = 2
 """Pairs of noise, one the other's negative, in which the validation score sees each event."""
 FINE: tuple[Solver, int] = ("rk4", 100)
 """What a solver is compared with, in no fewer steps and twice as many as its own: on two moons it
 is off by 2e-7 standard deviations, where the default is off by 2e-3 (measured 2026-11-27)."""
-
-
-class ContinuousFlowConfig(Frozen):
-    """What a recipe says of a continuous flow."""
-
-    family: Literal["continuous-flow"] = Field(
-        "continuous-flow", description="Selects this family."
-    )
-    objective: Literal["flow-matching", "likelihood"] = Field(
-        "flow-matching",
-        description="Regress the velocity on lines from noise to events, or raise the log-density "
-        "of events through the solver, which is for vectors of at most 64 features.",
-    )
-    pairing: Literal["independent", "optimal-transport"] = Field(
-        "independent",
-        description="Of flow-matching: which noise an event is joined to, any or, within the "
-        "batch and the label, that which makes the lines shortest.",
-    )
-    times: Times = Field(
-        "uniform",
-        description="Of flow-matching: when the velocity is asked, at any time alike, or late more "
-        "often, where the edges of the density form.",
-    )
-    width: PerSize = Field(64, description="Hidden units; channels at full size, or at each.")
-    depth: PerSize = Field(2, description="Residual blocks; of an image on either side of a size.")
-    waves: int = Field(
-        0,
-        ge=0,
-        description="Of features: random plane waves in which the network sees them besides, for "
-        "densities with edges.",
-    )
-    frequency: float = Field(
-        3.0,
-        gt=0,
-        description="Of waves: their standard deviation, in radians per that of a feature.",
-    )
-    solver: Solver = Field(
-        "midpoint", description="How the equation is solved where a request does not say."
-    )
-    steps: int = Field(20, ge=1, le=MAX_STEPS, description="Likewise, in how many steps.")
-    likelihood_steps: int = Field(
-        8, ge=1, le=MAX_STEPS, description="Of likelihood: steps of the solver in training."
-    )
-    conditional: bool = Field(
-        False,
-        description="Tell the network the label, or the context if data.context names one: "
-        "p(x|label) or p(x|context).",
-    )
-
-    @model_validator(mode="after")
-    def _options_are_used(self) -> "ContinuousFlowConfig":
-        matching = dict.fromkeys(("pairing", "times"), "flow-matching")
-        for field, objective in {**matching, "likelihood_steps": "likelihood"}.items():
-            if field in self.model_fields_set and self.objective != objective:
-                raise ValueError(f'{field}: is of objective = "{objective}"; leave it out')
-        if "frequency" in self.model_fields_set and not self.waves:
-            raise ValueError("frequency: is of waves, and there are none; leave it out")
-        return self
 
 
 class Divergence(Call):
@@ -137,7 +74,7 @@ class ContinuousFlow(Family):
         self.config = config
         self.event = data.event
         self.told = Told(data, conditional=config.conditional)
-        _check(config, data.event, self.told)
+        check(config, data.event, self.told)
         self.scale = _scale(data)
         self.network = Velocity(
             data.event.shape,
@@ -163,7 +100,11 @@ class ContinuousFlow(Family):
             labels=self.told.labels,
             context=self.told.context,
             density=self._density,
-            ode=Ode(solver=self.config.solver, steps=self.config.steps),
+            ode=Ode(
+                solver=self.config.solver,
+                steps=self.config.steps,
+                guidance=self.config.guidance if self.config.label_dropout else None,
+            ),
         )
 
     @property
@@ -262,7 +203,7 @@ class ContinuousFlow(Family):
         others = tuple(each for each in (condition, probe) if each is not None)
         w, before = self.enter(x, *(() if noise is None else (noise,)))
         z, log_abs_det = solve(
-            lambda w, t: self.divergence(w, t, *others),
+            guided(self.divergence, self.config.guidance, *others),
             (w, before),
             solver=self.config.solver,
             steps=steps or self.config.steps,
@@ -326,7 +267,7 @@ class ContinuousFlow(Family):
         """Return w at t = 1, by default as the recipe says."""
         told = () if condition is None else (condition,)
         return solve(
-            lambda w, t: (self.velocity(w, t, *told),),
+            guided(lambda *state: (self.velocity(*state),), self.config.guidance, *told),
             (z,),
             solver=solver or self.config.solver,
             steps=steps or self.config.steps,
@@ -347,45 +288,23 @@ class ContinuousFlow(Family):
         if self.config.objective == "likelihood":
             steps = self.config.likelihood_steps
             return {"loss": -self._log_density(batch, steps=steps).mean()}
-        w = self._entered(batch)[0]
-        return {"loss": self._miss(w, torch.randn_like(w), self.condition(batch))}
+        w, condition = self._entered(batch)[0], self.condition(batch)
+        return {"loss": self._miss(w, torch.randn_like(w), condition, self.config.label_dropout)}
 
     def _miss(
         self,
         w: Float[Tensor, "batch ..."],
         noise: Float[Tensor, "batch ..."],
         condition: Tensor | None,
+        label_dropout: float = 0.0,
     ) -> Float[Tensor, ""]:
         """Return how far the velocity misses the lines from the noise to w."""
         if self.config.pairing == "optimal-transport":
             noise = noise[optimal_transport(noise, w, condition)]
+        if label_dropout and condition is not None:
+            condition = dropped(condition, label_dropout)
         told = () if condition is None else (condition,)
         return miss(lambda w, t: self.velocity(w, t, *told), noise, w, times=self.config.times)
-
-
-def _check(config: ContinuousFlowConfig, event: Event, told: Told) -> None:
-    """Refuse events or contexts that no such flow can be of.
-
-    Raises:
-        ValueError: In a sentence that names the field.
-    """
-    if event.kind == "image" and config.waves:
-        raise ValueError("model.waves: are of features; leave them out of images")
-    if event.kind == "image" and event.levels is None:
-        raise ValueError(
-            "model.family: a continuous flow of images needs grey levels; set data.levels"
-        )
-    if config.pairing == "optimal-transport" and told.context:
-        raise ValueError(
-            "model.pairing: optimal-transport pairs within a label, and of a context there is but "
-            'one event each; use "independent"'
-        )
-    if config.objective == "likelihood" and (event.kind == "image" or event.size > EXACT_SIZE):
-        what = "images" if event.kind == "image" else f"{event.size} features"
-        raise ValueError(
-            f"model.objective: likelihood is of vectors of at most {EXACT_SIZE} features; got "
-            f"{what}. Use flow-matching."
-        )
 
 
 def _scale(data: Data) -> Standardise | Spread:

@@ -34,7 +34,8 @@ from service.interface import Frozen
 from service.manifest import Name
 from training.adversarial import is_mmd
 from training.bbvi import BBVI, BBVIConfig
-from training.continuous import ContinuousFlow, ContinuousFlowConfig
+from training.continuous import ContinuousFlow
+from training.continuous_config import ContinuousFlowConfig
 from training.data import Data, DataConfig
 from training.evaluate import EvaluateConfig
 from training.family import Family

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from service.interface import Context, Event
 from training.adversarial import Name
 from training.bbvi import BBVI, BBVIConfig
-from training.continuous import ContinuousFlow, ContinuousFlowConfig
+from training.continuous import ContinuousFlow
+from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch, Data, DataConfig, load
 from training.family import Family
 from training.flow import Flow, FlowConfig, Layer

@@ -9,7 +9,8 @@ import torch
 
 from tests.training.cases import contextual, images, labelled, shaken, vectors
 from tests.training.learning import learn
-from training.continuous import ContinuousFlow, ContinuousFlowConfig
+from training.continuous import ContinuousFlow
+from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch, Data
 from training.flow import Flow, FlowConfig
 

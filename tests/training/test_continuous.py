@@ -12,7 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tests.training.cases import images, labelled, of, shaken, vectors
-from training.continuous import ContinuousFlow, ContinuousFlowConfig
+from training.continuous import ContinuousFlow
+from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch
 from training.dequantise import Spread
 from training.matching import Times, miss, optimal_transport

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.training.cases import shaken
-from training.continuous import ContinuousFlowConfig
+from training.continuous_config import ContinuousFlowConfig
 from training.velocity import Level, PerSize, Steered, UNet, Velocity
 
 
