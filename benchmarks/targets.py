@@ -32,7 +32,8 @@ from benchmarks.reports import Results
 from benchmarks.table import table
 from benchmarks.target_densities import Points, Target, targets
 from service.interface import Event
-from training.continuous import ContinuousFlow, ContinuousFlowConfig
+from training.continuous import ContinuousFlow
+from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch, Data
 from training.family import Family
 from training.flow import Flow, FlowConfig

@@ -112,7 +112,7 @@ class Noise:
     @property
     def size(self) -> int:
         """Values of one row."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     def uniforms(self, first: int, stop: int) -> Floats:
         """Return what the rows are made of, shape (rows, size)."""

@@ -159,6 +159,8 @@ class Spent:
 
 SPENT: ContextVar[Spent | None] = ContextVar("spent", default=None)
 """Of the request that is being worked on, if anybody wants to know."""
+CALLER: ContextVar[object] = ContextVar("caller", default=None)
+"""Whose request is being worked on: his connection."""
 
 
 @dataclass(frozen=True)

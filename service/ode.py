@@ -5,16 +5,21 @@ arithmetic of the solver, in float64; each evaluation of v is a job. So calls of
 steps and directions share their batches, others are served between two evaluations, and
 cancelling the caller ends it there.
 
+A flow that can be *guided* is solved along v(w|y) + s (v(w|y) - v(w)): past what its label makes
+of the velocity. Its graphs are then asked twice at each place, with the label and without; so is
+its divergence, and the density is that of the guided samples.
+
 Source:
     Chen et al. 2018, arXiv:1806.07366 (the density along the way, eq. 8); Grathwohl et al. 2019,
-    arXiv:1810.01367 (its estimate by a random direction, kept along a path).
+    arXiv:1810.01367 (its estimate by a random direction, kept along a path); Ho and Salimans 2022,
+    arXiv:2207.12598 (guidance, eq. 6).
 """
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,7 +27,7 @@ from service.calls import Answer, Events, run
 from service.engine import Engine
 from service.errors import CapabilityMissing
 from service.feeds import LOG_2PI, Draws, Given, Source
-from service.interface import Solver
+from service.interface import UNTOLD_LABEL, Solver
 from service.manifest import Manifest
 from service.noise import Floats, Stream
 from service.runs import Feeds
@@ -40,38 +45,77 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Method:
-    """How a path is solved: so many steps of one length."""
+    """How a path is solved.
+
+    Args:
+        solver: By which scheme.
+        steps: All of one length.
+        guidance: How far past its label the velocity is led; 0 of most models.
+    """
 
     solver: Solver
     steps: int
+    guidance: float = 0.0
+
+    @property
+    def runs(self) -> int:
+        """How often the velocity is asked for, one time after the other."""
+        return self.steps * len(SCHEMES[self.solver].places)
+
+    @property
+    def copies(self) -> int:
+        """Rows of the graph for each that is solved for: with its label, and without."""
+        return 2 if self.guidance else 1
 
     @property
     def evaluations(self) -> int:
-        """How often the velocity is asked for."""
-        return self.steps * len(SCHEMES[self.solver].places)
+        """Rows of the graph that it takes to solve for one."""
+        return self.runs * self.copies
 
 
-def chosen(manifest: Manifest, solver: Solver | None, steps: int | None) -> Method | None:
-    """Return how to solve a model's ode, by its own choice where none was made; None without one.
+class Choice(Protocol):
+    """What a call says of how to solve; None where it leaves that to the model."""
 
-    Raises:
-        CapabilityMissing: A choice was made for a model that has no ode.
-    """
-    if manifest.ode is None:
-        for field, value in (("solver", solver), ("steps", steps)):
-            if value is not None:
-                raise CapabilityMissing(
-                    f"{manifest.name} is no continuous flow: nothing is solved. "
-                    f"Leave out '{field}'.",
-                    field=field,
-                )
-        return None
-    return Method(solver or manifest.ode.solver, steps or manifest.ode.steps)
+    @property
+    def solver(self) -> Solver | None:
+        """As of a method."""
+
+    @property
+    def steps(self) -> int | None:
+        """As of a method."""
+
+    @property
+    def guidance(self) -> float | None:
+        """As of a method."""
 
 
 def usual(manifest: Manifest) -> Method | None:
     """Return how a model's ode is solved where nobody says otherwise; None without one."""
-    return chosen(manifest, None, None)
+    own = manifest.ode
+    return Method(own.solver, own.steps, own.guidance or 0.0) if own else None
+
+
+def chosen(manifest: Manifest, choice: Choice) -> Method | None:
+    """Return how to solve a model's ode, by its own choice where none was made; None without one.
+
+    Raises:
+        CapabilityMissing: A choice was made for a model that has no ode, or cannot be guided.
+    """
+    own = usual(manifest)
+    fields = {"solver": choice.solver, "steps": choice.steps, "guidance": choice.guidance}
+    said: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    if said and own is None:
+        field = next(iter(said))
+        raise CapabilityMissing(
+            f"{manifest.name} is no continuous flow: nothing is solved. Leave out '{field}'.",
+            field=field,
+        )
+    if "guidance" in said and manifest.ode and manifest.ode.guidance is None:
+        raise CapabilityMissing(
+            f"{manifest.name} was not trained to be guided. Leave out 'guidance'.",
+            field="guidance",
+        )
+    return replace(own, **said) if own else None
 
 
 State = list[Floats]
@@ -86,7 +130,7 @@ class _Path:
         engine: Of a continuous flow.
         method: How to solve.
         role: The graph that says how fast.
-        inputs: What it takes beside w and t, of these rows.
+        inputs: What it takes beside w and t, of these rows; see `_inputs`.
         given: Name of what the caller chose, see `calls.run`.
         first: Events of the call before these.
         repeats: Rows of each event.
@@ -106,7 +150,7 @@ class _Path:
 
     async def solve(self, state: State, *, start: float, stop: float) -> State:
         """Return a state at t = stop, given that at t = start."""
-        left = self.method.evaluations
+        left = self.method.runs
         found: list[Answer] = []
         names = ("velocity", "divergence")[: len(state)]
         for time, ahead, weights in stages(
@@ -126,26 +170,30 @@ class _Path:
         return state
 
     async def _slopes(self, w: Floats, time: float, left: int) -> Answer:
-        """Return how fast the state moves, with so many evaluations of these rows to come.
+        """Return how fast the state moves, with so many runs of these rows to come.
 
         The first of a call is the one that can be refused, and it tells of all others.
         """
+        method = self.method
+        rows = len(w) * method.copies
         feeds: Feeds = {
             **self.inputs,
-            "w": await _off_loop(_single, w),
-            "t": np.full(len(w), time, dtype=np.float32),
+            "w": await _off_loop(_single, w, method.copies),
+            "t": np.full(rows, time, dtype=np.float32),
         }
-        evaluations = self.method.evaluations
-        return await run(
+        answer = await run(
             self.engine,
             self.role,
             feeds,
             given=self.given,
             first=self.first,
-            repeats=self.repeats,
-            begun=self.begun or left < evaluations - 1,
-            follows=len(w) * left + self.later * evaluations,
+            repeats=self.repeats * method.copies,
+            begun=self.begun or left < method.runs - 1,
+            follows=rows * left + self.later * method.evaluations,
         )
+        if not method.guidance:
+            return answer
+        return {name: await _off_loop(_led, both, method.guidance) for name, both in answer.items()}
 
 
 async def decoded(
@@ -175,7 +223,7 @@ async def decoded(
             engine=engine,
             method=method,
             role="velocity",
-            inputs=await asyncio.to_thread(_rows, told, first, stop),
+            inputs=await asyncio.to_thread(_inputs, told, method, first, stop),
             given=given,
             first=first,
             begun=begun or first > 0,
@@ -183,7 +231,7 @@ async def decoded(
         )
         start = z[first:stop].astype(np.float64)
         (w,) = await path.solve([start], start=0.0, stop=1.0)
-        feeds: Feeds = {"w": await _off_loop(_single, w)}
+        feeds: Feeds = {"w": await _off_loop(_single, w, 1)}
         answers.append(
             await run(engine, "leave", feeds, outputs=outputs, given=given, first=first, begun=True)
         )
@@ -234,7 +282,7 @@ async def encoded(
             engine=engine,
             method=method,
             role="divergence" if weighs else "velocity",
-            inputs=await asyncio.to_thread(_rows, sources, at * draws, end * draws),
+            inputs=await asyncio.to_thread(_inputs, sources, method, at * draws, end * draws),
             given=given,
             first=at,
             repeats=draws,
@@ -279,6 +327,17 @@ def _rows(sources: Mapping[str, Source], first: int, stop: int) -> dict[str, Arr
     return {name: source.rows(first, stop) for name, source in sources.items()}
 
 
+def _inputs(
+    sources: Mapping[str, Source], method: Method, first: int, stop: int
+) -> dict[str, Array]:
+    """Return some rows of each input; where they are guided twice, the second without a label."""
+    rows = _rows(sources, first, stop)
+    if method.guidance:
+        rows = {name: np.repeat(array, 2, axis=0) for name, array in rows.items()}
+        rows["label"][1::2] = UNTOLD_LABEL
+    return rows
+
+
 async def _off_loop(function: Callable[..., Kind], array: Array, *others: object) -> Kind:
     """Return what a function makes of an array, in a thread if that takes long."""
     if array.size < INLINE_VALUES:
@@ -295,9 +354,17 @@ def _ahead(origin: Floats, slopes: Sequence[Array], lengths: Sequence[float]) ->
     return total
 
 
-def _single(w: Floats) -> Array:
+def _single(w: Floats, copies: int) -> Array:
     with np.errstate(over="ignore"):  # of what runs away: the graph answers NaN, which is told
-        return w.astype(np.float32)
+        single = w.astype(np.float32)
+    return single if copies == 1 else np.repeat(single, copies, axis=0)
+
+
+def _led(both: Array, guidance: float) -> Floats:
+    """Return what was answered with a label, led on from what was answered without."""
+    told, untold = (rows.astype(np.float64) for rows in (both[::2], both[1::2]))
+    with np.errstate(invalid="ignore"):  # likewise, of two infinities
+        return np.asarray(told + guidance * (told - untold))
 
 
 def _squares(z: Floats) -> Floats:

@@ -45,6 +45,7 @@ class Drawing:
         outputs: `x`, or `pixels` for the same images as uint8 (n, height, width, channel).
         solver: Of a continuous flow; its own where none is named.
         steps: Of that solver; likewise.
+        guidance: Of a continuous flow that can be guided; likewise.
         rejection: Whether each row is the first of its candidates that the critic accepts.
     """
 
@@ -58,6 +59,7 @@ class Drawing:
     outputs: Sequence[Picture] = ("x",)
     solver: Solver | None = None
     steps: int | None = None
+    guidance: float | None = None
     rejection: bool = False
 
     def __post_init__(self) -> None:
@@ -132,7 +134,7 @@ async def _made(
     )
     if manifest.latent.distribution == "learned":
         z = Given((await run(engine, "prior", {"noise": z}, rows=n, begun=begun))["z"])
-    if method := ode.chosen(manifest, drawing.solver, drawing.steps):
+    if method := ode.chosen(manifest, drawing):
         z = Given(await asyncio.to_thread(z.rows, 0, n))
         return await ode.decoded(engine, z.array, told, method, outputs=outputs, begun=begun), z
     feeds = _feeds(engine, drawing, {"z": z, **told})
@@ -149,7 +151,7 @@ async def _weighed(
         found |= await run(engine, "critic", said, begun=True)
     if "log_density" not in drawing.include:
         return found
-    if method := ode.chosen(engine.manifest, drawing.solver, drawing.steps):
+    if method := ode.chosen(engine.manifest, drawing):
         known = {name: Given(each.rows(0, drawing.n)) for name, each in told.items()}
         log_density = await ode.log_density(
             engine, Events(answer["x"], known), method, seed=drawing.seed, begun=True, given=None
@@ -208,7 +210,7 @@ def passes_of(manifest: Manifest, drawing: Drawing) -> dict[Role, int]:
     The one that makes x, or the velocity that most of it is spent on, is the first.
     """
     weighed = "log_density" in drawing.include
-    if method := ode.chosen(manifest, drawing.solver, drawing.steps):
+    if method := ode.chosen(manifest, drawing):
         passes: dict[Role, int] = {"velocity": method.evaluations, "leave": 1}
         return passes | ({"enter": 1, "divergence": method.evaluations} if weighed else {})
     times = rejection.expected(manifest) if drawing.rejection else 1
@@ -230,8 +232,8 @@ def check(manifest: Manifest, drawing: Drawing) -> None:
     """Pass if a model can do this.
 
     Raises:
-        CapabilityMissing: `observation`, `include`, `solver`, `steps` or `rejection` asks for what
-            it has not.
+        CapabilityMissing: `observation`, `include`, `solver`, `steps`, `guidance` or `rejection`
+            asks for what it has not.
         InputInvalid: The condition is not its own, or two of them do not go together.
     """
     drawing.condition.told(manifest, n=drawing.n)
@@ -239,7 +241,7 @@ def check(manifest: Manifest, drawing: Drawing) -> None:
 
 
 def _check_capabilities(manifest: Manifest, drawing: Drawing) -> None:
-    ode.chosen(manifest, drawing.solver, drawing.steps)
+    ode.chosen(manifest, drawing)
     if drawing.observation and not manifest.observation:
         raise CapabilityMissing(
             f"{manifest.name} makes x itself, not a distribution of x. Leave out 'observation'.",

@@ -3,6 +3,7 @@
 import io
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -70,18 +71,25 @@ def negotiate(
         RFC 9110, section 12.5.1: the most specific range decides a type's quality.
     """
     is_picture = makes_events and manifest.event.kind == "image"
-    offered = [JSON, NPY, *[PNG] * is_picture, *[NDJSON] * streams]
+    offered = (JSON, NPY, *[PNG] * is_picture, *[NDJSON] * streams)
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
-    ranges = dict(quality.items(accept))
-    best = max(offered, key=lambda media_type: _quality(media_type, ranges))
-    if _quality(best, ranges) == 0:
-        why = "" if is_picture or not _quality(PNG, ranges) else ", and that is no picture"
+    best = _best(accept, offered)
+    if best is None:
+        why = ", and that is no picture" if not is_picture and _best(accept, (PNG,)) else ""
         what = f"{manifest.event.kind}s" if makes_events else "numbers"
         raise NotAcceptable(
             f"This call on {manifest.name} answers {what}{why}: {', '.join(offered)}. "
             f"'Accept: {accept[:100]}' takes none of these."
         )
     return best
+
+
+@lru_cache(maxsize=64)  # a client says the same at each call
+def _best(accept: str, offered: Sequence[str]) -> str | None:
+    """Return which of the formats an Accept header wants most, if it takes any."""
+    ranges = dict(quality.items(accept))
+    best = max(offered, key=lambda media_type: _quality(media_type, ranges))
+    return best if _quality(best, ranges) else None
 
 
 def _quality(media_type: str, ranges: Mapping[str, float]) -> float:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
+from urllib.parse import parse_qsl
 
 import anyio.to_thread
 import numpy as np
@@ -123,7 +124,8 @@ async def read(request: Request, schema: type[Call]) -> Asked[Call]:
         DeadlineExceeded: It did not arrive in time.
         MediaTypeUnsupported: The body is of a kind that this call does not read.
     """
-    query = schemas.from_query(schema, request.query_params.multi_items())
+    text = request.scope["query_string"].decode("latin-1")
+    query = schemas.from_query(schema, parse_qsl(text, keep_blank_values=True))
     if request.method in ("GET", "HEAD"):
         return Asked(query, "", b"", 0)
     body = await read_all(request)

@@ -114,10 +114,15 @@ def _summary(model: Model) -> dict[str, Any]:
 
 def _ode(manifest: Manifest) -> dict[str, Any] | None:
     """Return how a continuous flow is solved if nobody says otherwise."""
-    method = ode.usual(manifest)
-    if method is None:
+    own, method = manifest.ode, ode.usual(manifest)
+    if own is None or method is None:
         return None
-    return {"solver": method.solver, "steps": method.steps, "evaluations": method.evaluations}
+    return {
+        "solver": method.solver,
+        "steps": method.steps,
+        "evaluations": method.evaluations,
+        "guidance": own.guidance,
+    }
 
 
 def _rejection(manifest: Manifest) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ async def _sample(request: Request) -> Response:
     sampling.check(engine.manifest, drawing)
     here.check_steps_of_solver(call.steps)
     if not is_stream:
-        method = ode.chosen(engine.manifest, call.solver, call.steps)
+        method = ode.chosen(engine.manifest, call)
         here.check_path(engine, method, call.n)
     seed, start = drawing.seed, drawing.start
     headers = context.headers(engine, seed=seed, start=start)
@@ -97,6 +97,7 @@ def _drawing(call: schemas.Sample, *, seed: int, output: operations.Picture) -> 
         outputs=[output],
         solver=call.solver,
         steps=call.steps,
+        guidance=call.guidance,
         rejection=call.rejection,
     )
 
@@ -231,7 +232,7 @@ async def decode(request: Request) -> Response:
     here.check_values(engine, len(z), field="z")
     observing.note(rows=len(z))
     output = _output(media_type)
-    method = ode.chosen(engine.manifest, call.solver, call.steps)
+    method = ode.chosen(engine.manifest, call)
     here.check_steps_of_solver(call.steps)
     here.check_path(engine, method, len(z))
     async with here.patience(request):

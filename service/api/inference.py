@@ -129,7 +129,7 @@ def _method(
     """
     call = reading.call
     reading.here.check_steps_of_solver(call.steps)
-    return ode.chosen(reading.engine.manifest, call.solver, call.steps)
+    return ode.chosen(reading.engine.manifest, call)
 
 
 _LOG_DENSITY = describe(
@@ -263,6 +263,7 @@ async def two_sample_test(request: Request) -> Response:
         observation=call.observation or ("draw" if manifest.observation else None),
         solver=call.solver,
         steps=call.steps,
+        guidance=call.guidance,
     )
     sampling.check(manifest, drawing)
     here.check_path(engine, _method(reading), len(x))

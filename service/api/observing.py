@@ -14,7 +14,7 @@ from typing import Any
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.lanes import SPENT, Spent
+from service.lanes import CALLER, SPENT, Spent
 from service.logs import REQUEST_ID, AccessLog
 from service.metrics import Metrics
 from service.tracing import Tracing
@@ -248,6 +248,7 @@ class Observing:
         # Not reset: a request has a task of its own, and what the server logs of it comes later.
         _CURRENT.set(exchange)
         SPENT.set(exchange.spent)
+        CALLER.set(scope["client"] or exchange)  # a Unix socket does not say which connection
         REQUEST_ID.set(exchange.request_id.decode())
         self._under_way += 1
         try:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from service import noise
 from service.condition import Condition
 from service.errors import InputInvalid
-from service.interface import Estimator, Solver
+from service.interface import MAX_GUIDANCE, Estimator, Solver
 from service.operations import Extra, Observation
 from service.refinement import MOST_STEPS
 from service.two_sample import Kernel
@@ -62,6 +62,13 @@ class Solved(Parameters):
     )
     steps: int | None = Field(
         None, ge=1, description="How many that solver takes. Default: likewise."
+    )
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_GUIDANCE,
+        description="Of a continuous flow that can be guided: how far past its label; 0 as it was "
+        "learnt. Default: likewise.",
     )
 
 

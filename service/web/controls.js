@@ -22,6 +22,7 @@ export function controlsOf(view, model, go) {
   // The critic knows samples of temperature 1.
   if (!view.rejection) made.push(temperatureField(view, go));
   if (model.ode) made.push(stepsField(view, model.ode, go));
+  if (model.ode && model.ode.guidance !== null) made.push(guidanceField(view, model.ode.guidance, go));
   if (model.event.kind === "vector" && model.event.shape[0] > 2) {
     made.push(...axisFields(view, featureNames(model), go));
   }
@@ -135,6 +136,19 @@ function stepsField(view, { solver, steps }, go) {
   ];
   const choose = (/** @type {string} */ value) => go({ steps: value || null });
   return field(`Steps of ${solver}`, select(options, view.steps ?? "", choose));
+}
+
+/** Guidance to compare, beside the model's own: from none to where all of a label look alike. */
+const GUIDANCE = [0, 0.5, 1, 2, 4];
+
+/** @param {import("./view.js").View} view @param {number} own @param {Go} go */
+function guidanceField(view, own, go) {
+  const options = [
+    ["", `${own}, its own`],
+    ...GUIDANCE.filter((each) => each !== own).map((each) => [String(each), String(each)]),
+  ];
+  const choose = (/** @type {string} */ value) => go({ guidance: value || null });
+  return field("Guidance", select(options, view.guidance ?? "", choose));
 }
 
 /** @param {import("./view.js").View} view @param {string[]} names @param {Go} go */

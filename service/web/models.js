@@ -7,6 +7,7 @@ import { queryFromView, viewOfModel } from "./view.js";
  * @typedef {object} Ode  How a continuous flow is solved if nobody says otherwise.
  * @property {string} solver
  * @property {number} steps
+ * @property {number | null} guidance  null: it cannot be guided.
  */
 
 /**

@@ -1,9 +1,9 @@
 /**
  * What the page shows, as one object, and the same thing as an address.
  *
- * Values that only the service can judge (seed, version, label, context, temperature, steps) stay the
- * text of the address: seeds go beyond what a JavaScript number can hold, and a bad one gets the service's
- * own sentence.
+ * Values that only the service can judge (seed, version, label, context, temperature, steps, guidance)
+ * stay the text of the address: seeds go beyond what a JavaScript number can hold, and a bad one gets the
+ * service's own sentence.
  */
 
 /**
@@ -19,6 +19,7 @@
  * @property {string | null} observation  "draw", or null for the model's mean.
  * @property {string | null} rejection  "true": those that the model's critic accepts; null: all.
  * @property {string | null} steps  Of a continuous flow's solver; null: its own number.
+ * @property {string | null} guidance  Of a continuous flow that can be guided; null: its own.
  * @property {number} horizontal  Feature along the horizontal axis of a scatter plot.
  * @property {number} vertical
  */
@@ -42,6 +43,7 @@ export const DEFAULTS = Object.freeze({
   observation: null,
   rejection: null,
   steps: null,
+  guidance: null,
   horizontal: 0,
   vertical: 1,
 });
@@ -85,10 +87,10 @@ export function viewOfModel(view, model) {
  * @returns {string}
  */
 export function samplePath(view, { start, n, columns }) {
-  const { model, version, seed, label, context, observation, rejection, steps } = view;
+  const { model, version, seed, label, context, observation, rejection, steps, guidance } = view;
   const temperature = view.temperature === DEFAULTS.temperature ? null : view.temperature;
   const address = { model, version, seed, start, n, label, context };
-  const wanted = { ...address, temperature, observation, rejection, steps, columns };
+  const wanted = { ...address, temperature, observation, rejection, steps, guidance, columns };
   const said = Object.entries(wanted).filter(([, value]) => value !== null && value !== undefined);
   return "sample?" + new URLSearchParams(said.map(([key, value]) => [key, String(value)]));
 }

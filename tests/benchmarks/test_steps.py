@@ -10,7 +10,8 @@ from service.bundle import Bundle
 from service.session import Device
 from tests.training.bundled import bundled, recipe_of_a
 from tests.training.cases import shaken
-from training.continuous import ContinuousFlow, ContinuousFlowConfig
+from training.continuous import ContinuousFlow
+from training.continuous_config import ContinuousFlowConfig
 from training.data import DataConfig, load
 
 SAMPLES = 20

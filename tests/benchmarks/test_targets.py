@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import reports, target_densities, targets
 from benchmarks.target_densities import Target
-from training.continuous import ContinuousFlowConfig
+from training.continuous_config import ContinuousFlowConfig
 from training.flow import FlowConfig
 
 TARGETS = {target.name: target for target in target_densities.targets()}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.process import Process
 from tests.service import bundles
-from tests.service.linear_odes import DRIFT
+from tests.service.linear_odes import DRIFT, LED
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -34,7 +34,7 @@ Open = Callable[..., "Page"]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of every tiny model, and of one that is refused."""
     folder = tmp_path_factory.mktemp("models")
-    for tiny in (*bundles.ALL, bundles.SHIFTED, bundles.WIDE, DRIFT):
+    for tiny in (*bundles.ALL, bundles.SHIFTED, bundles.WIDE, DRIFT, LED):
         tiny.publish(folder)
     (folder / "broken" / "1").mkdir(parents=True)
     return folder

@@ -113,7 +113,14 @@ def solved(make_client: MakeClient, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("solved")
     usual = replace(bundles.AFFINE, name="usual", held_out=(1.0, 2.0, 3.0, 4.0))
     noisy = replace(bundles.GRAINS, name="noisy", held_out=(10.0, 20.0), held_out_draws=64)
-    for tiny in (linear_odes.SPIRAL, linear_odes.DRIFT, bundles.AFFINE, usual, noisy):
+    for tiny in (
+        linear_odes.SPIRAL,
+        linear_odes.DRIFT,
+        linear_odes.LED,
+        bundles.AFFINE,
+        usual,
+        noisy,
+    ):
         tiny.publish(folder)
     return make_client(models=folder, max_steps=100)
 

@@ -1,5 +1,6 @@
 """Tiny continuous flows whose paths are known in closed form: their velocities are linear in w."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,19 +144,22 @@ WIND = Tiny(
     },
 )
 
-# An image of 2 x 2 pixels: dw/dt = w PULL + PUSH[label], w = 2 (level + u) / LEVELS - 1.
+# An image of 2 x 2 pixels: dw/dt = w PULL + PUSH[label], w = 2 (level + u) / LEVELS - 1. The last
+# push, which ONNX also finds at -1, is that of no label.
 LEVELS = 4
 PULL = np.random.default_rng(4).normal(size=(4, 4)) * 0.4
-PUSH = np.array([[-0.5] * 4, [0.5] * 4])
+PUSH = np.array([[-0.5] * 4, [0.5] * 4, [0.1, 0.2, 0.3, 0.4]])
 
 
-def drift_path(z: Floats, label: npt.NDArray[np.int64], *, time: float = 1.0) -> Floats:
+def drift_path(
+    z: Floats, label: npt.NDArray[np.int64], *, time: float = 1.0, guidance: float = 0.0
+) -> Floats:
     """Return where a path is after so much time, (n, 4)."""
     # The constant push is one more number that stays 1.
     found = np.empty((len(z), 4))
     for row, which in enumerate(label):
         field = np.zeros((5, 5))
-        field[:4, :4], field[4, :4] = PULL, PUSH[which]
+        field[:4, :4], field[4, :4] = PULL, PUSH[which] + guidance * (PUSH[which] - PUSH[-1])
         found[row] = (np.append(z[row], 1.0) @ expm(time * field))[:4]
     return found
 
@@ -234,3 +238,13 @@ def drift_divergence(probe: Floats) -> Floats:
     """Return Hutchinson's estimate of the trace of PULL."""
     signs = np.sign(probe).reshape(-1, 4)
     return np.asarray((signs @ PULL * signs).sum(axis=1))
+
+
+# The same, led past its label unless a request says otherwise.
+LED = replace(
+    DRIFT,
+    name="led",
+    interface=DRIFT.interface.model_copy(
+        update={"ode": Ode(solver="midpoint", steps=40, guidance=0.5)}
+    ),
+)

@@ -9,8 +9,9 @@ import pytest
 
 from service.batching import Batcher
 from service.errors import Draining, EngineFailed
-from service.lanes import Job, Piece
-from tests.service.lanes import Graph, Running
+from service.lanes import CALLER, Job, Piece
+from service.queue import COMPANY_S
+from tests.service.lanes import ALL_THE_SAME, Graph, Running
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def batcher() -> Iterator[Batcher]:
 
 
 def test_cancelled_caller_leaves_batch_mates_alone(batcher: Batcher) -> None:
-    lane = Graph()
+    lane = Graph(ALL_THE_SAME)
 
     async def callers() -> list[object]:
         lane.may_run.clear()
@@ -41,7 +42,7 @@ def test_cancelled_caller_leaves_batch_mates_alone(batcher: Batcher) -> None:
 
 
 def test_timed_out_caller_leaves_batch_mates_alone_while_the_batch_runs(batcher: Batcher) -> None:
-    lane = Graph()
+    lane = Graph(ALL_THE_SAME)
 
     async def callers() -> list[object]:
         lane.may_run.clear()
@@ -107,3 +108,97 @@ def test_one_batch_is_ready_while_the_device_runs_another() -> None:
             await asyncio.gather(*runs)
 
         asyncio.run(callers())
+
+
+def test_short_job_that_is_alone_is_run_where_it_is(batcher: Batcher) -> None:
+    lane, threads = Graph(), list[str]()
+    prepare = lane.prepare
+
+    def watch(pieces: Sequence[Piece[str]], bucket: int) -> Running:
+        threads.append(threading.current_thread().name)
+        return prepare(pieces, bucket)
+
+    lane.prepare = watch  # type: ignore[method-assign]
+
+    async def callers() -> None:
+        job = Job(lane, 1, "short")
+        await batcher.run(job)
+        assert (job.returned, job.run_s > 0) == (1, True)
+        await batcher.run(Job(lane, 16, "long"))
+        await asyncio.gather(*(batcher.run(Job(lane, 1, name)) for name in "ab"))
+
+    asyncio.run(callers())
+    here = threading.current_thread().name
+    assert threads[:2] == [here, "worker-0"]
+    assert sorted(name for name, *_ in lane.ran) == ["a", "b", "long", "short"]
+
+
+def test_others_are_served_between_the_runs_of_one_that_is_alone(batcher: Batcher) -> None:
+    lane, turns = Graph(), list[str]()
+
+    async def steps() -> None:
+        for left in (2, 1, 0):
+            await batcher.run(Job(lane, 1, "step", begun=left < 2, follows=left))
+            turns.append("step")
+
+    async def other() -> None:
+        for _ in range(3):
+            turns.append("other")
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(steps(), other())
+
+    asyncio.run(both())
+    assert turns == ["other", "step"] * 3
+
+
+def test_failure_of_one_that_is_alone_is_its_own(batcher: Batcher) -> None:
+    lane = Graph()
+    lane.fails_on = "bad"
+
+    async def callers() -> None:
+        with pytest.raises(EngineFailed, match="it failed"):
+            await batcher.run(Job(lane, 1, "bad"))
+        await batcher.run(Job(lane, 1, "good"))
+
+    asyncio.run(callers())
+    assert {name for name, *_ in lane.ran} == {"good"}
+
+
+def test_event_loop_runs_nothing_of_a_device_that_may_be_held() -> None:
+    lane = Graph()
+    with closing(Batcher(devices=1, ahead=1)) as batcher, batcher.hold(0):
+
+        async def caller() -> None:
+            task = asyncio.create_task(batcher.run(Job(lane, 1, "a")))
+            await asyncio.sleep(0.01)
+            assert not task.done()  # and the event loop went on
+            task.cancel()
+
+        asyncio.run(caller())
+
+
+def test_two_connections_by_turns_are_not_alone(batcher: Batcher) -> None:
+    lane, threads = Graph(), list[str]()
+    prepare = lane.prepare
+
+    def watch(pieces: Sequence[Piece[str]], bucket: int) -> Running:
+        threads.append(threading.current_thread().name)
+        return prepare(pieces, bucket)
+
+    lane.prepare = watch  # type: ignore[method-assign]
+
+    async def asked_by(caller: str) -> None:
+        CALLER.set(caller)
+        await batcher.run(Job(lane, 1, caller))
+
+    async def turns() -> None:
+        for caller in ("a", "b", "a", "a"):
+            await asyncio.create_task(asked_by(caller))
+        await asyncio.sleep(1.5 * COMPANY_S)
+        await asyncio.create_task(asked_by("b"))
+
+    asyncio.run(turns())
+    here = threading.current_thread().name
+    assert threads == [here, *["worker-0"] * 3, here]

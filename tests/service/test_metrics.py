@@ -11,10 +11,11 @@ from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 
-from service.batching import Batcher, Queue
+from service.batching import Batcher
 from service.errors import EngineFailed, QueueFull
 from service.lanes import Job, Lane, Piece
 from service.metrics import METHODS, PREFIX, Metrics, ModelState
+from service.queue import Queue
 from tests.service.bundles import AFFINE
 from tests.service.conftest import Client, MakeClient
 from tests.service.ppca import PPCA

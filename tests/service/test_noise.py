@@ -1,6 +1,7 @@
 """Addressed noise: published vectors, any slice of the whole, and the normal quantiles."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 
 import numpy as np
@@ -126,6 +127,19 @@ def test_quantiles_are_odd_and_rise() -> None:
     np.testing.assert_array_equal(quantiles, -quantiles[::-1])
     assert (np.diff(quantiles) > 0).all()
     assert quantiles[2047] == 0
+
+
+def test_quantiles_do_not_depend_on_what_other_threads_ask_for() -> None:
+    """numexpr's compiled expressions are not to be shared: two threads at one end the process."""
+    asked = np.random.default_rng(0).random((4, 8192))
+    alone = [noise.inverse_normal_cdf(each) for each in asked]
+
+    def ask_often(number: int) -> bool:
+        found = (noise.inverse_normal_cdf(asked[number]) for _ in range(300))
+        return all(np.array_equal(each, alone[number]) for each in found)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(ask_often, range(4)))
 
 
 def test_quantiles_keep_the_shape_and_do_not_depend_on_their_company() -> None:

@@ -250,8 +250,9 @@ def test_operators_limit_of_steps_is_one_that_requests_can_name() -> None:
 def test_evaluations_are_those_of_the_scheme() -> None:
     assert [Method(s, 7).evaluations for s in ("euler", "midpoint", "rk4")] == [7, 14, 28]
     manifest = SPIRAL.manifest(SPIRAL.files())
-    assert ode.chosen(manifest, None, None) == Method("rk4", 20)
-    assert ode.chosen(manifest, "euler", 3) == Method("euler", 3)
+    assert ode.usual(manifest) == Method("rk4", 20)
+    drawing = Drawing(n=1, seed=0, solver="euler", steps=3)
+    assert ode.chosen(manifest, drawing) == Method("euler", 3)
 
 
 def test_the_first_evaluation_is_admitted_for_all_and_what_is_cheap_is_not_asked(

@@ -188,7 +188,7 @@ def test_a_refused_request_has_begun_nothing(wide: Engine, monkeypatch: pytest.M
     def refuse(_: object, job: Job[Any]) -> None:
         raise QueueFull("full", retry_after_s=1)
 
-    monkeypatch.setattr("service.batching.Queue._admit", refuse)
+    monkeypatch.setattr("service.queue.Queue._admit", refuse)
     with pytest.raises(QueueFull):
         drawn(wide, 3)
 

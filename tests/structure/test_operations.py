@@ -5,8 +5,8 @@ import re
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from service.batching import Queue
 from service.metrics import Metrics, ModelState
+from service.queue import Queue
 from service.settings import Settings
 from tests.structure.sources import ROOT
 

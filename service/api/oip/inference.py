@@ -100,10 +100,11 @@ async def _sample(here: Context, engine: Engine, call: Call, said: SampleParamet
         outputs=[name for name in both if name in wanted] or ["x"],
         solver=said.solver,
         steps=said.steps,
+        guidance=said.guidance,
         rejection=said.rejection,
     )
     here.check_steps_of_solver(said.steps)
-    here.check_path(engine, ode.chosen(engine.manifest, said.solver, said.steps), n)
+    here.check_path(engine, ode.chosen(engine.manifest, said), n)
     arrays = await sampling.sample(engine, drawing)
     return Outcome(arrays, n, seed, said.start)
 

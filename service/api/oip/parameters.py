@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
 from service.errors import InputInvalid
-from service.interface import Solver
+from service.interface import MAX_GUIDANCE, Solver
 from service.operations import Observation
 
 
@@ -72,6 +72,13 @@ class SampleParameters(NoiseParameters):
     )
     steps: int | None = Field(
         None, ge=1, description="How many that solver takes. Default: likewise."
+    )
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_GUIDANCE,
+        description="Of a continuous flow that can be guided: how far past its label; 0 as it was "
+        "learnt. Default: likewise.",
     )
 
 

@@ -29,7 +29,10 @@ IMAGE = np.array([[[[0, 1], [1 / 3, 2 / 3]]]])
 
 def test_models_say_how_they_are_solved_and_what_they_can(solved: Client) -> None:
     said = solved.get("/models/spiral").json()
-    assert said["ode"] == {"solver": "rk4", "steps": 20, "evaluations": 80}
+    assert said["ode"] == {"solver": "rk4", "steps": 20, "evaluations": 80, "guidance": None}
+    # Guided, each evaluation is one with the label and one without.
+    led = solved.get("/models/led").json()["ode"]
+    assert led == {"solver": "midpoint", "steps": 40, "evaluations": 160, "guidance": 0.5}
     assert said["capabilities"] == ["sample", "decode", "encode", "log-density"]
     assert said["estimators"] == ["exact"]
     assert said["limits"]["steps"] == 100
@@ -48,6 +51,27 @@ def test_sample_takes_a_solver_and_its_steps_from_query_and_body(solved: Client)
     once = ask(solved, "sample", model="spiral", n=4, seed=7, solver="euler", steps=1)
     # At t = 0 the field stands still, and Euler looks nowhere else.
     np.testing.assert_allclose(once["x"], 3 * z + [5, -2], rtol=1e-5)
+
+
+def test_guidance_is_taken_wherever_a_path_is_solved(solved: Client) -> None:
+    body = {"model": "led", "seed": 3, "label": 1}
+    usual = ask(solved, "sample", n=4, **body)
+    assert ask(solved, "sample", n=4, guidance=0.5, **body) == usual
+    assert solved.get("/sample?model=led&seed=3&label=1&n=4&guidance=.5").json() == usual
+    learnt = ask(solved, "sample", n=4, guidance=0, **body)
+    assert learnt["x"] == ask(solved, "sample", n=4, **body | {"model": "drift"})["x"] != usual["x"]
+    for path, rows in (
+        ("decode", {"z": np.full((1, 1, 2, 2), 0.3).tolist()}),
+        ("encode", {"x": IMAGE.tolist()}),
+        ("log-density", {"x": IMAGE.tolist()}),
+    ):
+        said = body | rows if path != "decode" else {"model": "led", "label": 1, **rows}
+        usual = ask(solved, path, **said)
+        assert ask(solved, path, guidance=0.5, **said) == usual, path
+        assert ask(solved, path, guidance=0, **said) != usual, path
+    sampled = infer(solved, "led.sample", parameters={"n": 2, "seed": 7, "guidance": 2.0})
+    native = ask(solved, "sample", model="led", n=2, seed=7, guidance=2)
+    np.testing.assert_allclose(arrays(sampled)["x"], native["x"], rtol=1e-6)
 
 
 def test_tag_of_a_sample_goes_by_its_solver(solved: Client) -> None:
@@ -138,6 +162,12 @@ def test_pictures_of_a_continuous_flow(solved: Client) -> None:
         ("log-density", {"model": "spiral", "x": [[0, 0]], "steps": 101}, 422, "steps"),
         ("log-density", {"model": "spiral", "x": [[0, 0]], "estimator": "prior"}, 409, "estimator"),
         ("sample", {"model": "drift", "include": ["log_density"]}, 409, "include"),
+        ("sample", {"model": "affine", "guidance": 1}, 409, "guidance"),
+        ("sample", {"model": "drift", "guidance": 0}, 409, "guidance"),
+        ("log-density", {"model": "spiral", "x": [[0, 0]], "guidance": 1}, 409, "guidance"),
+        ("sample", {"model": "led", "guidance": -1}, 422, "guidance"),
+        ("sample", {"model": "led", "guidance": 11}, 422, "guidance"),
+        ("sample", {"model": "led", "guidance": "much"}, 422, "guidance"),
         ("elbo", {"model": "spiral", "x": [[0, 0]]}, 409, "model"),
     ],
 )

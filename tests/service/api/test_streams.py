@@ -162,6 +162,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         return run(self, feeds, outputs)
 
     monkeypatch.setattr(Session, "run", wait)
+    monkeypatch.setattr("service.queue.ALONE_S", 0.0)  # the event loop would wait
     try:
         yield begun
     finally:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from service.batching import BULK_SHARE, MAX_WAITING, Queue
 from service.errors import Draining, EngineFailed, QueueFull
 from service.lanes import Batch, Job
+from service.queue import BULK_SHARE, MAX_WAITING, Queue
 from tests.service.lanes import ALL_THE_SAME, BY_THE_ROW, Clock, Graph, Recorder
 
 

@@ -1,0 +1,111 @@
+"""Guided flows: solved along two velocities, each in closed form, and so is where they lead."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from service import noise, ode, operations, sampling
+from service.batching import Batcher
+from service.condition import Condition
+from service.engine import Engine
+from service.errors import InputInvalid
+from service.noise import DRAWS, Stream
+from service.ode import Method
+from service.sampling import Drawing
+from tests.service.linear_odes import (
+    DRIFT,
+    LED,
+    LEVELS,
+    LOG_STRETCH,
+    PULL,
+    drift_divergence,
+    drift_enter,
+    drift_path,
+)
+from tests.service.test_ode import IMAGES, LABELS, decode, engine_of
+from tests.service.tiny import Floats
+
+
+@pytest.fixture(scope="module")
+def batcher() -> Iterator[Batcher]:
+    with closing(Batcher(devices=2)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def led(tmp_path_factory: pytest.TempPathFactory, batcher: Batcher) -> Engine:
+    return engine_of(LED, tmp_path_factory.mktemp("led"), batcher)
+
+
+@pytest.fixture(scope="module")
+def drift(tmp_path_factory: pytest.TempPathFactory, batcher: Batcher) -> Engine:
+    return engine_of(DRIFT, tmp_path_factory.mktemp("drift"), batcher)
+
+
+def test_guided_evaluations_are_of_twice_as_many_rows() -> None:
+    manifest = LED.manifest(LED.files())
+    assert ode.usual(manifest) == Method("midpoint", 40, guidance=0.5)
+    method = ode.chosen(manifest, Drawing(n=1, seed=0, steps=3, guidance=0))
+    assert method == Method("midpoint", 3)
+    assert (method.runs, method.evaluations) == (6, 6)
+    guided = Method("midpoint", 3, guidance=2.0)
+    assert (guided.runs, guided.evaluations) == (6, 12)
+
+
+def test_guided_paths_end_where_the_label_and_none_lead_them(led: Engine, drift: Engine) -> None:
+    z = np.random.default_rng(5).normal(size=(5, 1, 2, 2))
+
+    def x_of(w: Floats) -> Floats:
+        return np.asarray((((w + 1) / 2 * LEVELS - 0.5) / (LEVELS - 1)).clip(0, 1))
+
+    for guidance in (0.0, 0.5, 3.0):
+        method = Method("rk4", 40, guidance=guidance)
+        wanted = x_of(drift_path(z.reshape(5, 4), np.array(LABELS), guidance=guidance))
+        found = decode(led, z, method, label=LABELS)
+        np.testing.assert_allclose(found.reshape(5, 4), wanted, atol=1e-5)
+    np.testing.assert_array_equal(
+        decode(led, z, Method("rk4", 9), label=LABELS),
+        decode(drift, z, Method("rk4", 9), label=LABELS),
+    )
+    # Which is what happens to a sample where nobody says otherwise, whatever its company.
+    drawing = Drawing(n=300, seed=4, condition=Condition(1))
+    whole = asyncio.run(sampling.sample(led, drawing))["x"]
+    normal = noise.normal(4, Stream.LATENT, start=0, rows=300, size=4)
+    wanted = x_of(drift_path(normal, np.ones(300, np.int64), guidance=0.5))
+    np.testing.assert_allclose(whole.reshape(300, 4), wanted, atol=1e-3)
+    part = asyncio.run(sampling.sample(led, drawing.part(70, 3)))["x"]
+    np.testing.assert_array_equal(part, whole[70:73])
+
+
+def test_guided_density_is_that_of_the_guided_paths(led: Engine) -> None:
+    """The divergence does not depend on the label here; the ends of the paths do."""
+    method, draws = Method("rk4", 30, guidance=1.5), 6
+    condition = Condition(LABELS)
+    answer = asyncio.run(
+        operations.log_density(led, IMAGES, draws=draws, seed=3, condition=condition, method=method)
+    )
+    found = np.empty((5, draws))
+    for row in range(5):
+        place = {"start": row * DRAWS, "rows": draws, "size": 4}
+        below = noise.uniform(3, Stream.DEQUANTISATION, **place)
+        probe = noise.normal(3, Stream.PROBE, **place)
+        w = drift_enter(IMAGES[row].reshape(4), below)
+        z = drift_path(w, np.full(draws, LABELS[row]), time=-1.0, guidance=1.5)
+        normal = -0.5 * (z**2).sum(axis=1) - 2 * np.log(2 * np.pi)
+        found[row] = normal + LOG_STRETCH - drift_divergence(probe)
+    np.testing.assert_allclose(answer["log_density"], found.mean(axis=1), atol=1e-4)
+    code = asyncio.run(
+        operations.encode(led, IMAGES, draws=None, seed=3, condition=condition, method=method)
+    )
+    back = decode(led, code["z"], method, label=LABELS)
+    assert np.abs(back - IMAGES).max() <= 0.5 / 3 + 1e-5
+
+
+def test_row_that_runs_away_is_the_callers_where_it_is_guided(led: Engine) -> None:
+    z = np.zeros((3, 1, 2, 2), np.float32)
+    z[2] = 3e38 * np.sign(PULL[:, 0]).reshape(1, 2, 2)
+    with pytest.raises(InputInvalid, match="field 'z': row 2 is too large for led"):
+        decode(led, z, Method("rk4", 4, guidance=4.0), label=[0, 1, 0])
