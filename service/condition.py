@@ -1,5 +1,6 @@
 """What a conditional model is told of each row: its class, or the numbers of its context."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,8 @@ from service.feeds import Given
 from service.manifest import Manifest
 from service.tensors import Array
 
+Label = int | str
+"""A class: its number, or its name."""
 Told = Mapping[str, Given]
 """By the name of the graphs' input; nothing of a model that is told nothing."""
 
@@ -20,17 +23,17 @@ class Condition:
     """What a caller says of the rows that a call is about.
 
     Args:
-        label: One class for all rows, or one for each.
+        label: One class for all rows, or one for each; a number from 0 on, or a name.
         context: The numbers of one row, bare or as the only one, for all rows; or of each.
     """
 
-    label: int | Sequence[int] | None = None
+    label: Label | Sequence[Label] | None = None
     context: Sequence[Any] | None = None
 
     def part(self, first: int, rows: int) -> "Condition":
         """Return what is said of some of the rows."""
         label, context = self.label, self.context
-        if isinstance(label, Sequence):
+        if isinstance(label, Sequence) and not isinstance(label, str):
             label = label[first : first + rows]
         if context is not None and len(context) > 1 and _is_of_each(context):
             context = context[first : first + rows]
@@ -44,7 +47,8 @@ class Condition:
         """
         if manifest.labels and self.label is None:
             raise InputInvalid(
-                f"field 'label': {manifest.name} needs one, 0 to {len(manifest.labels) - 1}.",
+                f"field 'label': {manifest.name} needs one, 0 to {len(manifest.labels) - 1} "
+                f"({', '.join(manifest.labels)}).",
                 field="label",
             )
         return self.told(manifest, n=n)
@@ -66,16 +70,15 @@ class Condition:
             raise InputInvalid(
                 f"field 'label': {manifest.name} has no labels. Leave it out.", field="label"
             )
-        if isinstance(self.label, int):
-            one = classes_of(manifest, np.asarray([self.label], dtype=np.int64))
-            return np.broadcast_to(one, (n,))
-        wanted = np.asarray(self.label, dtype=np.int64)
+        if isinstance(self.label, int | str):
+            return np.broadcast_to(_numbered(manifest, [self.label]), (n,))
+        wanted = _numbered(manifest, self.label)
         if len(wanted) != n:
             raise InputInvalid(
                 f"field 'label': expected one label, or {n} (one a row); got {len(wanted)}.",
                 field="label",
             )
-        return classes_of(manifest, wanted)
+        return wanted
 
     def _contexts(self, manifest: Manifest, n: int) -> Array | None:
         known = manifest.context
@@ -106,6 +109,20 @@ class Condition:
         return np.broadcast_to(_single(rows, size), (n, size))
 
 
+def _numbered(manifest: Manifest, label: Sequence[Label]) -> Array:
+    """Return classes by their numbers.
+
+    Raises:
+        InputInvalid: One is not the model's.
+    """
+    names = {name: number for number, name in enumerate(manifest.labels or ())}
+    found = [names.get(each, -1) if isinstance(each, str) else each for each in label]
+    for each, number in zip(label, found, strict=True):
+        if not 0 <= number < len(names):
+            raise _no_class(manifest, reprlib.repr(each))
+    return np.asarray(found, dtype=np.int64)
+
+
 UNTOLD = Condition()
 """What is said of rows by who says nothing."""
 
@@ -119,12 +136,16 @@ def classes_of(manifest: Manifest, label: Array) -> Array:
     labels = manifest.labels or ()
     outside = (label < 0) | (label >= len(labels))
     if outside.any():
-        raise InputInvalid(
-            f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); "
-            f"got {label[outside][0]}.",
-            field="label",
-        )
+        raise _no_class(manifest, str(label[outside][0]))
     return label
+
+
+def _no_class(manifest: Manifest, got: str) -> InputInvalid:
+    labels = manifest.labels or ()
+    return InputInvalid(
+        f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); got {got}.",
+        field="label",
+    )
 
 
 def _is_of_each(context: Sequence[object]) -> bool:

@@ -19,9 +19,10 @@ from service.two_sample import Kernel
 
 MAX_COLUMNS = 64
 
-Label = Annotated[int, Field(ge=0, lt=2**31)]
+Label = int | str
 Labels = Label | Annotated[list[Label], Field(fail_fast=True)]
-"""One class for every row, or one for each. Of a list with a million errors, the first will do."""
+"""One class for every row, or one for each; by number or name. Of a list with a million errors, the
+first will do."""
 Numbers = Annotated[list[float], Field(fail_fast=True)]
 Contexts = Numbers | Annotated[list[Numbers], Field(fail_fast=True)]
 """The numbers of every row, or of each."""
@@ -76,7 +77,9 @@ class Told(Parameters):
     """A call on rows that a conditional model is told of."""
 
     label: Labels | None = Field(
-        None, description="Class of every row, or one for each. Needed where a model has labels."
+        None,
+        description="Class of every row, or one for each, by its number or its name. Needed where "
+        "a model has labels.",
     )
     context: Contexts | None = Field(
         None,
@@ -107,7 +110,9 @@ class Sample(Solved, Told, Seeded):
     n: int = Field(1, ge=1, description="How many rows.")
     start: int = Field(0, ge=0, lt=noise.ROWS, description="First row.")
     label: Labels | None = Field(
-        None, description="Class of every row, or one for each. Default: drawn from the seed."
+        None,
+        description="Class of every row, or one for each, by its number or its name. "
+        "Default: drawn from the seed.",
     )
     temperature: float = Field(
         1.0,
@@ -203,16 +208,26 @@ Call = TypeVar("Call", bound=Parameters)
 def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
     """Return the parameters of a query string. Lists are separated by commas.
 
+    A label of digits alone is a number: a class of such a name has one, too.
+
     Raises:
         InputInvalid: A name is unknown or comes twice, or its value is out of range.
     """
-    values: dict[str, str | list[str]] = {}
+    values: dict[str, Any] = {}
     for name, text in pairs:
         if name in values:
             raise InputInvalid(f"field '{name}': it is given twice in the query.", field=name)
         is_list = name in ("include", "context") or (name == "label" and "," in text)
         values[name] = text.split(",") if is_list else text
+    if label := values.get("label"):
+        values["label"] = [*map(_class, label)] if isinstance(label, list) else _class(label)
     return _validate(schema, values, strict=False)
+
+
+def _class(text: str) -> int | str:
+    """Return a label of a query, in which numbers are text as well."""
+    is_number = text.isascii() and text.isdecimal() and len(text) < 20
+    return int(text) if is_number else text
 
 
 def from_body(schema: type[Call], values: object) -> Call:

@@ -50,8 +50,9 @@ class SampleParameters(NoiseParameters):
 
     n: int | None = Field(None, ge=1, description="How many rows. Default: those of `rows`, or 1.")
     start: int = Field(0, ge=0, lt=noise.ROWS, description="First row.")
-    label: int | None = Field(
-        None, ge=0, lt=2**31, description="Class of every row. Default: drawn from the seed."
+    label: int | str | None = Field(
+        None,
+        description="Class of every row, by its number or its name. Default: drawn from the seed.",
     )
     context: str | None = Field(
         None,

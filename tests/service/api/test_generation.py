@@ -133,11 +133,37 @@ def test_labels_are_one_for_all_or_one_for_each(client: Client) -> None:
     assert client.post("/sample", json=body).json()["label"] == [1, 0]
 
 
-@pytest.mark.parametrize("label", [3, -1, [0], [0, 1, 3], "one", 1.5, True, [[0]], 2**70])
+def test_labels_may_be_named(client: Client) -> None:
+    query = {"model": "tiles", "n": 3, "seed": 2, "include": "label"}
+    light = client.get("/sample", params=query | {"label": "light"}).json()
+    assert light == client.get("/sample", params=query | {"label": 2}).json()
+    said = client.get("/sample", params=query | {"label": "dark,1,light"})
+    assert said.json()["label"] == [0, 1, 2]
+    body = {"model": "tiles", "n": 2, "seed": 2, "label": ["grey", 0], "include": ["label"]}
+    assert client.post("/sample", json=body).json()["label"] == [1, 0]
+    z = {"model": "tiles", "z": [[0, 0], [1, 1]]}
+    by_name = client.post("/decode", json=z | {"label": "grey"}).json()
+    assert by_name == client.post("/decode", json=z | {"label": 1}).json()
+    sampled = client.post(
+        "/v2/models/tiles.sample/infer", json={"parameters": {"label": "grey", "seed": 1}}
+    )
+    assert sampled.status_code == 200, sampled.text
+
+
+@pytest.mark.parametrize(
+    "label", [3, -1, [0], [0, 1, 3], "one", ["dark", "one", 1], "", 1.5, True, [[0]], 2**70]
+)
 def test_bad_labels_are_named(client: Client, label: object) -> None:
     answer = client.post("/sample", json={"model": "tiles", "n": 3, "label": label})
     assert answer.status_code == 422
     assert answer.json()["field"] == "label"
+
+
+def test_labels_that_there_are_are_told_to_who_asks_for_another(client: Client) -> None:
+    address = "/sample?model=tiles&label="
+    for asked, got in (("one", "'one'"), ("99999999999", "99999999999"), ("-1", "'-1'")):
+        detail = client.get(address + asked).json()["detail"]
+        assert detail == f"field 'label': expected 0 to 2 (dark, grey, light); got {got}."
 
 
 def test_label_of_a_model_without_labels_is_refused(client: Client) -> None:
