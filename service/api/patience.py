@@ -18,7 +18,7 @@ from service.errors import DeadlineExceeded, InputInvalid
 
 HEADER = "Pushforward-Timeout-Ms"
 _ALLOWANCE = "pushforward.allowance"
-UNWATCHED_S = 0.02
+UNWATCHED_S = 0.1
 """For how long nobody looks whether the client is there. Most answers have gone out by then, and
 a watcher costs each of them a tenth of what the event loop does for it (measured 2026-11-28)."""
 
