@@ -1,17 +1,28 @@
 """Guided flows: what is solved is the combination of two velocities, and so is its density."""
 
+import asyncio
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from service.interface import UNTOLD_LABEL
+from service import operations
+from service.batching import Batcher
+from service.condition import Condition
+from service.engine import Engine
+from service.interface import UNTOLD_LABEL, Ode
+from service.session import Device
+from tests.training.bundled import bundled, recipe_of_a, shaken
 from training.continuous import ContinuousFlow
 from training.continuous_config import ContinuousFlowConfig
 from training.data import Data, DataConfig, load
 from training.guidance import dropped, guided
 from training.networks import one_hot
+from training.recipe import build
+from training.representation import labels
 
 GUIDED = {"width": 16, "depth": 1, "conditional": True, "label_dropout": 0.2}
 
@@ -112,3 +123,28 @@ def test_labels_must_be_told_to_be_dropped(moons: Data) -> None:
     config = ContinuousFlowConfig.model_validate({**GUIDED, "conditional": False})
     with pytest.raises(ValueError, match=r"model\.label_dropout: is of labels"):
         ContinuousFlow(config, moons)
+
+
+def test_service_says_the_same_of_the_exported_flow(moons: Data) -> None:
+    """Another program solves it there: samples, codes and densities of the same weights."""
+    asked = {"family": "continuous-flow", **GUIDED, "guidance": 1.5, "steps": 10}
+    recipe = recipe_of_a(asked)
+    model = shaken(build(recipe, moons)).eval()
+    assert isinstance(model, ContinuousFlow)
+    x, label = moons.test.x[:20], labels(moons.test[:20])
+    z = torch.randn(20, 2, generator=torch.Generator().manual_seed(4))
+    told = Condition(label.tolist())
+    with closing(Batcher(devices=1)) as batcher:
+        engine = Engine(bundled(model, recipe, moons), Device("cpu"), batcher=batcher)
+        assert engine.manifest.ode == Ode(solver="midpoint", steps=10, guidance=1.5)
+        code = asyncio.run(operations.encode(engine, x.numpy(), draws=None, seed=0, condition=told))
+        made = asyncio.run(operations.decode(engine, z.numpy(), condition=told))
+        density = asyncio.run(
+            operations.log_density(engine, x.numpy(), draws=None, seed=0, condition=told)
+        )
+    with torch.no_grad():
+        back, log_density = model.encode(x, label)
+        wanted = model.decode(z, label)
+    np.testing.assert_allclose(code["z"], back, atol=1e-4)
+    np.testing.assert_allclose(made["x"], wanted, atol=1e-4)
+    np.testing.assert_allclose(density["log_density"], log_density, atol=1e-3)
