@@ -35,7 +35,6 @@ from service.bundle import Bundle
 from service.condition import Condition
 from service.engine import Engine
 from service.interface import Solver
-from service.ode import Method
 from service.sampling import Drawing
 from service.session import Device, choose_device
 from training import data
@@ -89,23 +88,26 @@ def measure(
 ) -> tuple[Results, dict[str, np.ndarray]]:
     """Return the figures, and some images of each way to be drawn."""
     described = machine.host()
-    flow = _newest(model)
+    flow = newest(model)
+    usual = ode.usual(flow.manifest)
+    if usual is None:
+        raise SystemExit(f"benchmarks.steps: {flow.manifest.name} is no continuous flow")
     own = recipe_of(flow).data
     rows = data.load(own.model_copy(update={"source": source} if source else {}))
     judge = _Judge(rows, samples=samples)
     label = [row % judge.classes for row in range(samples)]
     drawing = Drawing(n=samples, seed=SEED, condition=Condition(label))
-    draw = partial(_draw, device=device)
-    fine = draw(flow, drawing, FINE)[0]
+    made = partial(draw, device=device)
+    fine = made(flow, drawing, FINE)[0]
     found, images = [], {"fine": fine[: 2 * judge.classes]}
     for solver, steps in ((solver, each) for solver, all_ in STEPS.items() for each in all_):
-        x, seconds = draw(flow, drawing, (solver, steps))
+        x, seconds = made(flow, drawing, (solver, steps))
         squares = np.square(x - fine, dtype=np.float64).reshape(samples, -1).mean(axis=1)
         found.append(
             {
                 "solver": solver,
                 "steps": steps,
-                "evaluations": Method(solver, steps).evaluations,
+                "evaluations": replace(usual, solver=solver, steps=steps).evaluations,
                 "error": _root(squares),
                 "seconds": seconds,
                 **judge.of(torch.from_numpy(x), torch.tensor(label)),
@@ -113,21 +115,20 @@ def measure(
         )
         images[f"{solver} {steps}"] = x[: 2 * judge.classes]
         print(_line(found[-1]), flush=True)
-    usual = ode.usual(flow.manifest)
     results: Results = {
         "machine": described,
         "device": device.kind,
         "model": flow.manifest.name,
         "version": flow.manifest.version,
-        "usual": [usual.solver, usual.steps] if usual else None,
+        "usual": [usual.solver, usual.steps],
         "fine": FINE,
         "samples": samples,
         "by_steps": found,
         "test": judge.of(rows.test.x[:samples], judge.label(rows.test, samples)),
     }
     if beside:
-        other = _newest(beside)
-        x, seconds = draw(other, drawing, None)
+        other = newest(beside)
+        x, seconds = made(other, drawing, None)
         judged = judge.of(torch.from_numpy(x), torch.tensor(label))
         results["beside"] = {"model": other.manifest.name, "seconds": seconds, **judged}
         images["beside"] = x[: 2 * judge.classes]
@@ -168,7 +169,7 @@ class _Judge:
         }
 
 
-def _draw(
+def draw(
     read: Bundle, drawing: Drawing, how: tuple[Solver, int] | None, *, device: Device
 ) -> tuple[np.ndarray, float]:
     """Return samples by the engine that serves, and the seconds that they took."""
@@ -181,7 +182,8 @@ def _draw(
     return x, time.monotonic() - began
 
 
-def _newest(model: Path) -> Bundle:
+def newest(model: Path) -> Bundle:
+    """Return the newest version of a model."""
     version = bundle.versions(model.parent, model.name)
     if not version:
         raise SystemExit(f"benchmarks.steps: no version of a model lies in {model}")
@@ -196,10 +198,11 @@ def _root(squares: np.ndarray) -> list[float]:
 
 
 def _line(found: dict[str, Any]) -> str:
-    return " ".join(f"{name} {_pm(each)}" for name, each in found.items())
+    return " ".join(f"{name} {pm(each)}" for name, each in found.items())
 
 
-def _pm(value: object) -> str:
+def pm(value: object) -> str:
+    """Return a figure as it is shown, with its error if it has one."""
     if isinstance(value, list):
         return f"{value[0]:.4f} ± {value[1]:.4f}"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -231,14 +234,14 @@ def _rows(results: Results) -> Iterator[list[str]]:
             each["solver"],
             f"{each['steps']}{', its own' if chosen else ''}",
             str(each["evaluations"]),
-            *(_pm(each[name]) for name in ("recognised", "mmd", "error")),
+            *(pm(each[name]) for name in ("recognised", "mmd", "error")),
             f"{each['seconds']:.1f}",
         ]
     if "beside" in results:
         each = results["beside"]
-        figures = [_pm(each[name]) for name in ("recognised", "mmd")]
+        figures = [pm(each[name]) for name in ("recognised", "mmd")]
         yield [each["model"], "–", "1", *figures, "–", f"{each['seconds']:.1f}"]
-    figures = [_pm(results["test"][name]) for name in ("recognised", "mmd")]
+    figures = [pm(results["test"][name]) for name in ("recognised", "mmd")]
     yield ["test rows", "–", "–", *figures, "–", "–"]
 
 

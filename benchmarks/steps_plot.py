@@ -33,7 +33,7 @@ def draw(results: Mapping[str, Any], images: Mapping[str, np.ndarray], file: Pat
     upper.legend(fontsize=8)
     shown = [name for name in SHOWN if name in images]
     for axes, name in zip(np.atleast_1d(right.subplots(len(shown), 1)), shown, strict=True):
-        _strip(axes, images[name])
+        strip(axes, images[name])
         axes.set_title(_title(name, results), fontsize=9, loc="left")
     figure.suptitle(
         f"{results['model']}: what more steps are worth. All strips of it are of the same noise.",
@@ -60,7 +60,7 @@ def _curves(axes: Axes, results: Mapping[str, Any], figure: str, name: str) -> N
     axes.set_ylabel(name, fontsize=9)
 
 
-def _strip(axes: Axes, images: np.ndarray) -> None:
+def strip(axes: Axes, images: np.ndarray) -> None:
     """Draw images side by side."""
     shown = np.concatenate([*images.transpose(0, 2, 3, 1)], axis=1).clip(0, 1)
     axes.imshow(shown.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -30,7 +30,7 @@ def flow() -> Bundle:
 def test_more_steps_are_nearer_to_the_fine_solution(
     flow: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "_newest", lambda model: flow)
+    monkeypatch.setattr(steps, "newest", lambda model: flow)
     monkeypatch.setattr(steps, "STEPS", {"euler": (1, 8), "midpoint": (2,)})
     monkeypatch.setattr(steps, "FINE", ("rk4", 8))
     monkeypatch.setattr(steps, "CLASSIFIER_STEPS", 2)
