@@ -103,6 +103,7 @@ class Batcher:
         """Return the jobs that are over once a batch was run."""
         lane, run_s = batch.lane, 0.0
         error: Exception | None = None
+        taken = time.perf_counter()
         try:
             run = lane.prepare(batch.pieces, lane.bucket(batch.rows))
             with self._free[device]:
@@ -112,7 +113,8 @@ class Batcher:
             run.deliver()
         except Exception as failure:  # whatever it is, callers wait for it and not the thread
             error = failure
-        return self.queue.finish(batch, run_s=run_s, error=error)
+        whole_s = time.perf_counter() - taken
+        return self.queue.finish(batch, run_s=run_s, whole_s=whole_s, error=error)
 
 
 def _wake(jobs: Sequence[Job[Any]]) -> None:

@@ -72,13 +72,12 @@ class Condition:
             )
         if isinstance(self.label, int | str):
             return np.broadcast_to(_numbered(manifest, [self.label]), (n,))
-        wanted = _numbered(manifest, self.label)
-        if len(wanted) != n:
+        if len(self.label) != n:
             raise InputInvalid(
-                f"field 'label': expected one label, or {n} (one a row); got {len(wanted)}.",
+                f"field 'label': expected one label, or {n} (one a row); got {len(self.label)}.",
                 field="label",
             )
-        return wanted
+        return _numbered(manifest, self.label)
 
     def _contexts(self, manifest: Manifest, n: int) -> Array | None:
         known = manifest.context
@@ -110,31 +109,44 @@ class Condition:
 
 
 def _numbered(manifest: Manifest, label: Sequence[Label]) -> Array:
-    """Return classes by their numbers.
+    """Return classes by their numbers. A name of digits alone is a number.
 
     Raises:
         InputInvalid: One is not the model's.
     """
-    names = {name: number for number, name in enumerate(manifest.labels or ())}
-    found = [names.get(each, -1) if isinstance(each, str) else each for each in label]
-    for each, number in zip(label, found, strict=True):
-        if not 0 <= number < len(names):
-            raise _no_class(manifest, reprlib.repr(each))
-    return np.asarray(found, dtype=np.int64)
+    found = np.asarray(label)
+    if found.dtype.kind != "i":
+        numbers = {name: number for number, name in enumerate(manifest.labels or ())}
+        found = np.asarray([_number(each, numbers) for each in label])
+    outside = (found < 0) | (found >= len(manifest.labels or ()))
+    if outside.any():
+        raise _no_class(manifest, reprlib.repr(label[int(outside.argmax())]))
+    return found.astype(np.int64)
+
+
+def _number(label: Label, numbers: Mapping[str, int]) -> int:
+    """Return the number of a class, or -1 where there is none."""
+    if isinstance(label, str) and not (label.isascii() and label.isdecimal()):
+        return numbers.get(label, -1)
+    return int(label) if len(str(label)) < 10 else -1
 
 
 UNTOLD = Condition()
 """What is said of rows by who says nothing."""
 
 
-def classes_of(manifest: Manifest, label: Array) -> Array:
+def classes_of(manifest: Manifest, label: Array, *, least: int = 0) -> Array:
     """Return labels that are all the model's. A graph would take -1 for the last one.
+
+    Args:
+        manifest: Of the model.
+        label: Shape (n,).
+        least: `UNTOLD_LABEL`, where none may be told.
 
     Raises:
         InputInvalid: One is not.
     """
-    labels = manifest.labels or ()
-    outside = (label < 0) | (label >= len(labels))
+    outside = (label < least) | (label >= len(manifest.labels or ()))
     if outside.any():
         raise _no_class(manifest, str(label[outside][0]))
     return label

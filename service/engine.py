@@ -1,9 +1,9 @@
 """Engines: the sessions of one bundle, and the lanes on which its rows wait for a device.
 
 Asyncio parses and waits; the graphs run in the batcher's workers, where ONNX Runtime frees the
-GIL. Row counts are padded to a few fixed buckets, so that a row's answer does not depend on its
-company, and a graph with an axis of draws is always run at one of two widths, so that draws are
-rows as well.
+GIL, but for short runs that are alone. Row counts are padded to a few fixed buckets, so that a
+row's answer does not depend on its company, and a graph with an axis of draws is always run at one
+of two widths, so that draws are rows as well.
 """
 
 import time

@@ -1,7 +1,7 @@
 """Where the rows of a graph's inputs come from: the caller's arrays, or an address of noise.
 
-A source says what its rows are, and makes them only when a batch takes them, in the worker that
-runs it. So a request for a million rows holds no more of them than are being run, and the noise
+A source says what its rows are, and makes them only when a batch takes them, where that is
+run. So a request for a million rows holds no more of them than are being run, and the noise
 of all requests in a batch goes through the inverse CDF at once.
 """
 

@@ -47,6 +47,8 @@ class Lane(ABC, Generic[Content]):
     def __init__(self, name: tuple[str, ...], seconds: dict[int, float]) -> None:
         self.name = name
         self.seconds = seconds
+        self.whole_s = dict(seconds)
+        """Likewise, with the making of its inputs and the handing out of its answers."""
         self.buckets = tuple(seconds)
         self.prompt: deque[Job[Content]] = deque()
         self.bulk: deque[Job[Content]] = deque()
@@ -90,9 +92,10 @@ class Lane(ABC, Generic[Content]):
             return waiting
         return below[-1]
 
-    def learn(self, bucket: int, seconds: float) -> None:
-        """Remember what a run took."""
+    def learn(self, bucket: int, seconds: float, whole_s: float) -> None:
+        """Remember what a run took, alone and with all that is around it."""
         self.seconds[bucket] += SMOOTHING * (seconds - self.seconds[bucket])
+        self.whole_s[bucket] += SMOOTHING * (whole_s - self.whole_s[bucket])
 
 
 @dataclass(eq=False)

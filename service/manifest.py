@@ -227,6 +227,7 @@ class Manifest(Interface):
                 self.graphs.keys() <= ROLES_OF_AN_ODE,
                 "are those of one",
             ),
+            ("labels", self.labels or self.ode.guidance is None, "has some, if it can be guided"),
         ):
             if not is_right:
                 raise ValueError(f"{field}: of a model with an ode it {wanted}")

@@ -37,7 +37,8 @@ from service.tensors import Array
 INLINE_VALUES = 2**16
 """Numbers of a step that are added up at once on the event loop: a tenth of a millisecond."""
 PIECE_VALUES = 2**19
-"""Numbers of w that are solved for together. With slopes and noise they take some 50 MB."""
+"""Numbers of w that are solved for together. With slopes and noise they take some 50 MB, guided
+about twice that."""
 
 
 Kind = TypeVar("Kind")

@@ -110,20 +110,21 @@ class Queue:
                 self._changed.wait()
 
     def finish(
-        self, batch: Batch, *, run_s: float, error: Exception | None = None
+        self, batch: Batch, *, run_s: float, whole_s: float = 0.0, error: Exception | None = None
     ) -> list[Job[Any]]:
         """Return the jobs that are over with this batch, for better or worse.
 
         Args:
             batch: What was run.
             run_s: What it took.
+            whole_s: The same with what came before and after it, if that was measured.
             error: Why it failed, if it did: all its jobs then fail.
         """
         lane, ended, dropped = batch.lane, [], 0
         with self._changed:
             self._running -= 1
             if error is None:
-                lane.learn(lane.bucket(batch.rows), run_s)
+                lane.learn(lane.bucket(batch.rows), run_s, max(run_s, whole_s))
             for piece in batch.pieces:
                 job = piece.job
                 if job.abandoned or job.error:
@@ -295,5 +296,6 @@ def _is_short(job: Job[Any]) -> bool:
     lane = job.lane
     if job.rows > lane.most:
         return False
-    seconds = lane.seconds[lane.bucket(job.rows)]
-    return seconds <= ALONE_S and (job.rows == 1 or seconds <= WORTH_DIVIDING_S)
+    bucket = lane.bucket(job.rows)
+    would_be_divided = job.rows > 1 and lane.seconds[bucket] > WORTH_DIVIDING_S
+    return lane.whole_s[bucket] <= ALONE_S and not would_be_divided

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from service.errors import BundleInvalid
-from service.interface import Interface, Role, TensorSpec
+from service.interface import UNTOLD_LABEL, Interface, Role, TensorSpec
 from service.tensors import Array
 
 GOLDEN_ROWS = 16
@@ -43,7 +43,10 @@ def _example(
     if spec.name == "x":
         return np.resize(events[:GOLDEN_ROWS], shape).astype(np.float32)
     if spec.name == "label":
-        return np.arange(GOLDEN_ROWS, dtype=np.int64) % len(interface.labels or ())
+        # One that can be guided is told none as well.
+        least = 0 if interface.ode is None or interface.ode.guidance is None else UNTOLD_LABEL
+        classes = len(interface.labels or ())
+        return np.arange(GOLDEN_ROWS, dtype=np.int64) % (classes - least) + least
     if spec.name == "context" and interface.context:
         ends = interface.context.minimum, interface.context.maximum
         return rng.uniform(*ends, shape).astype(np.float32)

@@ -248,7 +248,7 @@ class Observing:
         # Not reset: a request has a task of its own, and what the server logs of it comes later.
         _CURRENT.set(exchange)
         SPENT.set(exchange.spent)
-        CALLER.set(scope["client"] or exchange)  # a Unix socket does not say which connection
+        CALLER.set(_connection(scope) or exchange)
         REQUEST_ID.set(exchange.request_id.decode())
         self._under_way += 1
         try:
@@ -274,6 +274,16 @@ class Observing:
             metrics.stream_rows.labels(exchange.identity.get("model", "")).inc(exchange.rows_sent)
         if self._log and scope["path"] not in PROBES:
             self._log.write(_entry(exchange, status, outcome, duration_s=duration_s))
+
+
+def _connection(scope: Scope) -> object | None:
+    """Return what only requests of one connection have in common, if that can be told.
+
+    Of a Unix socket it cannot, nor behind a proxy: uvicorn then names whom the proxy speaks for,
+    and port 0.
+    """
+    client = scope["client"]
+    return client if client and client[1] else None
 
 
 def _entry(exchange: Exchange, status: int, outcome: str, *, duration_s: float) -> dict[str, Any]:

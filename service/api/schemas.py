@@ -208,26 +208,16 @@ Call = TypeVar("Call", bound=Parameters)
 def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
     """Return the parameters of a query string. Lists are separated by commas.
 
-    A label of digits alone is a number: a class of such a name has one, too.
-
     Raises:
         InputInvalid: A name is unknown or comes twice, or its value is out of range.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, str | list[str]] = {}
     for name, text in pairs:
         if name in values:
             raise InputInvalid(f"field '{name}': it is given twice in the query.", field=name)
         is_list = name in ("include", "context") or (name == "label" and "," in text)
         values[name] = text.split(",") if is_list else text
-    if label := values.get("label"):
-        values["label"] = [*map(_class, label)] if isinstance(label, list) else _class(label)
     return _validate(schema, values, strict=False)
-
-
-def _class(text: str) -> int | str:
-    """Return a label of a query, in which numbers are text as well."""
-    is_number = text.isascii() and text.isdecimal() and len(text) < 20
-    return int(text) if is_number else text
 
 
 def from_body(schema: type[Call], values: object) -> Call:

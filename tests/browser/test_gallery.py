@@ -93,25 +93,6 @@ def test_page_opens_with_pictures_that_loaded(open_page: Open) -> None:
     assert page.get_by_role("button", name="sample row 17 of seed 7").is_visible()
 
 
-def test_steps_of_a_continuous_flow_are_those_of_every_picture(open_page: Open) -> None:
-    page = open_page("/?model=drift")
-    usual = digests(page)
-    assert not any("steps" in source for source in sources(page))
-    page.get_by_label("Steps of midpoint").select_option("1")
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.tile img')].every(i => i.src.includes('steps=1'))"
-    )
-    assert "steps=1" in page.url
-    assert digests(page) != usual
-    page.get_by_label("Steps of midpoint").select_option("40, its own")
-    page.wait_for_function(
-        "() => ![...document.querySelectorAll('.tile img')].some(i => i.src.includes('steps'))"
-    )
-    assert digests(page) == usual
-    page.get_by_role("link", name="tiles").click()
-    assert page.get_by_label("Steps of").count() == 0
-
-
 def test_next_and_previous_move_by_a_page(open_page: Open) -> None:
     page = open_page("/?model=tiles&seed=3")
     first = sources(page)

@@ -248,3 +248,60 @@ LED = replace(
         update={"ode": Ode(solver="midpoint", steps=40, guidance=0.5)}
     ),
 )
+
+
+# A vector whose growth depends on its label as well: dw/dt = GROW[label] w + BLOW[label], x = w.
+# The last of each, which ONNX also finds at -1, is that of no label.
+GROW = np.array([0.5, -0.4, 0.1])
+BLOW = np.array([[1.0, -1.0], [0.3, 0.6], [-0.2, 0.5]])
+
+
+def gust_encode(x: Floats, label: npt.NDArray[np.int64], guidance: float) -> tuple[Floats, Floats]:
+    """Return z and log |det dz/dx| of each row."""
+    grow, blow = (each[label] + guidance * (each[label] - each[-1]) for each in (GROW, BLOW))
+    grow = grow[:, None]
+    return np.exp(-grow) * (x - np.expm1(grow) / grow * blow), -2 * grow[:, 0]
+
+
+def _gust_velocity(w: Floats, t: Floats, label: npt.NDArray[np.int64]) -> dict[str, Floats]:
+    return {"velocity": GROW[label][:, None] * w + BLOW[label]}
+
+
+_GUST = (
+    "g = Gather(grow, label) o = Mul(t, zero) u = Unsqueeze(o, last) c = Unsqueeze(g, last) "
+    "m = Mul(w, c) b = Gather(blow, label) p = Add(m, b) velocity = Add(p, u)"
+)
+
+GUST = Tiny(
+    name="gust",
+    interface=Interface(
+        family="continuous-flow",
+        event=Event(kind="vector", shape=(2,)),
+        latent=Latent(shape=(2,)),
+        labels=("out", "in"),
+        density=Density(kind="exact", estimator="exact", measure="per unit of x"),
+        ode=Ode(solver="rk4", steps=20, guidance=0.5),
+    ),
+    nodes={
+        "velocity": _GUST,
+        "divergence": f"{_GUST} d = Mul(g, two) divergence = Add(d, o)",
+        "enter": "w = Identity(x) s = ReduceSum<keepdims=0>(x, last) log_abs_det = Mul(s, zero)",
+        "leave": "x = Identity(w)",
+    },
+    constants={
+        "grow": GROW.astype(np.float32),
+        "blow": BLOW.astype(np.float32),
+        "two": np.array([2], np.float32),
+        "last": np.array([1]),
+        "zero": np.array([0], np.float32),
+    },
+    references={
+        "velocity": _gust_velocity,
+        "divergence": lambda w, t, label: {
+            **_gust_velocity(w, t, label),
+            "divergence": 2 * GROW[label],
+        },
+        "enter": lambda x: {"w": x, "log_abs_det": np.zeros(len(x))},
+        "leave": lambda w: {"x": w},
+    },
+)

@@ -9,8 +9,7 @@ import pytest
 
 from service.batching import Batcher
 from service.errors import Draining, EngineFailed
-from service.lanes import CALLER, Job, Piece
-from service.queue import COMPANY_S
+from service.lanes import Job, Piece
 from tests.service.lanes import ALL_THE_SAME, Graph, Running
 
 
@@ -177,28 +176,3 @@ def test_event_loop_runs_nothing_of_a_device_that_may_be_held() -> None:
             task.cancel()
 
         asyncio.run(caller())
-
-
-def test_two_connections_by_turns_are_not_alone(batcher: Batcher) -> None:
-    lane, threads = Graph(), list[str]()
-    prepare = lane.prepare
-
-    def watch(pieces: Sequence[Piece[str]], bucket: int) -> Running:
-        threads.append(threading.current_thread().name)
-        return prepare(pieces, bucket)
-
-    lane.prepare = watch  # type: ignore[method-assign]
-
-    async def asked_by(caller: str) -> None:
-        CALLER.set(caller)
-        await batcher.run(Job(lane, 1, caller))
-
-    async def turns() -> None:
-        for caller in ("a", "b", "a", "a"):
-            await asyncio.create_task(asked_by(caller))
-        await asyncio.sleep(1.5 * COMPANY_S)
-        await asyncio.create_task(asked_by("b"))
-
-    asyncio.run(turns())
-    here = threading.current_thread().name
-    assert threads == [here, *["worker-0"] * 3, here]

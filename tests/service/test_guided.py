@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +14,22 @@ from service.batching import Batcher
 from service.condition import Condition
 from service.engine import Engine
 from service.errors import InputInvalid
+from service.interface import Ode
 from service.noise import DRAWS, Stream
 from service.ode import Method
 from service.sampling import Drawing
 from tests.service.linear_odes import (
     DRIFT,
+    GUST,
     LED,
     LEVELS,
     LOG_STRETCH,
     PULL,
+    SPIRAL,
     drift_divergence,
     drift_enter,
     drift_path,
+    gust_encode,
 )
 from tests.service.test_ode import IMAGES, LABELS, decode, engine_of
 from tests.service.tiny import Floats
@@ -102,6 +108,36 @@ def test_guided_density_is_that_of_the_guided_paths(led: Engine) -> None:
     )
     back = decode(led, code["z"], method, label=LABELS)
     assert np.abs(back - IMAGES).max() <= 0.5 / 3 + 1e-5
+
+
+@pytest.mark.parametrize("guidance", [None, 0.0, 0.5, 2.0])
+def test_exact_density_is_led_like_the_paths(
+    tmp_path: Path, batcher: Batcher, guidance: float | None
+) -> None:
+    engine = engine_of(GUST, tmp_path, batcher)
+    x = np.random.default_rng(6).normal(size=(30, 2))
+    label = np.arange(30) % 2
+    told = Condition(label.tolist())
+    method = None if guidance is None else Method("rk4", 20, guidance=guidance)
+    z, log_abs_det = gust_encode(x, label, 0.5 if guidance is None else guidance)
+    code = asyncio.run(
+        operations.encode(engine, x, draws=None, seed=0, condition=told, method=method)
+    )
+    np.testing.assert_allclose(code["z"], z, atol=1e-5)
+    np.testing.assert_allclose(code["log_abs_det"], log_abs_det, atol=1e-5)
+    density = asyncio.run(
+        operations.log_density(engine, x, draws=None, seed=0, condition=told, method=method)
+    )
+    wanted = -0.5 * (z**2).sum(axis=1) - np.log(2 * np.pi) + log_abs_det
+    np.testing.assert_allclose(density["log_density"], wanted, atol=1e-4)
+
+
+def test_flow_that_is_told_no_labels_cannot_be_guided() -> None:
+    ode = Ode(solver="rk4", steps=20, guidance=0.5)
+    with pytest.raises(ValueError, match="labels: of a model with an ode it has some"):
+        replace(SPIRAL, interface=SPIRAL.interface.model_copy(update={"ode": ode})).manifest(
+            SPIRAL.files()
+        )
 
 
 def test_row_that_runs_away_is_the_callers_where_it_is_guided(led: Engine) -> None:

@@ -18,7 +18,7 @@ from service.condition import Condition, classes_of
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.feeds import Draws, Noise, Source
-from service.interface import DEFAULT_DRAWS, REFINE_DRAWS, TensorSpec
+from service.interface import DEFAULT_DRAWS, REFINE_DRAWS, UNTOLD_LABEL, TensorSpec
 from service.manifest import Graph, Manifest
 from service.noise import Stream
 from service.operations import Extra, Picture
@@ -174,12 +174,17 @@ def _check_inputs(served: Served, graph: Graph, given: Mapping[str, Array]) -> d
     return feeds
 
 
+def _least_label(manifest: Manifest) -> int:
+    """Return the least label: of a flow that can be guided its parts are told none as well."""
+    return UNTOLD_LABEL if manifest.ode and manifest.ode.guidance is not None else 0
+
+
 def _check(manifest: Manifest, spec: TensorSpec, array: Array) -> Array:
     """Return an input of a graph with its shape and every value checked."""
     if spec.shape == ("batch",):
         array = _check_column(spec, array)
         if spec.name == "label":
-            return classes_of(manifest, array)
+            return classes_of(manifest, array, least=_least_label(manifest))
         # The others that there are: the rate of a refinement, the time of an ode.
         return tensors.check(array, field=spec.name, shape=(), minimum=0, maximum=1)
     shape = [axis for axis in spec.shape[1:] if isinstance(axis, int)]

@@ -161,7 +161,7 @@ def test_bad_labels_are_named(client: Client, label: object) -> None:
 
 def test_labels_that_there_are_are_told_to_who_asks_for_another(client: Client) -> None:
     address = "/sample?model=tiles&label="
-    for asked, got in (("one", "'one'"), ("99999999999", "99999999999"), ("-1", "'-1'")):
+    for asked, got in (("one", "'one'"), ("99999999999", "'99999999999'"), ("-1", "'-1'")):
         detail = client.get(address + asked).json()["detail"]
         assert detail == f"field 'label': expected 0 to 2 (dark, grey, light); got {got}."
 

@@ -304,6 +304,7 @@ def exchange(
     headers: list[tuple[bytes, bytes]] | None = None,
     metrics: Metrics | None = None,
     log: AccessLog | None = None,
+    client: tuple[str, int] | None = None,
 ) -> list[Message]:
     """Return what was sent to a client that asks once and leaves."""
     received = iter([REQUEST, GONE])
@@ -316,7 +317,7 @@ def exchange(
         messages.append(message)
 
     scope = {
-        "type": "http", "method": "GET", "path": "/", "query_string": b"", "client": None,
+        "type": "http", "method": "GET", "path": "/", "query_string": b"", "client": client,
         "headers": headers or [],
     }  # fmt: skip
     layer = Observing(app, metrics=metrics or Metrics(), log=log, tracing=None)

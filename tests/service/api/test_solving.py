@@ -15,6 +15,7 @@ from tests.service.api.test_oip_inference import arrays, infer, refused, tensor
 from tests.service.conftest import Client, MakeClient, ask
 from tests.service.linear_odes import (
     DRIFT,
+    PUSH,
     SPIRAL,
     TURN,
     drift_divergence,
@@ -208,6 +209,18 @@ def test_protocol_serves_the_parts_and_the_samples(solved: Client) -> None:
     native = ask(solved, "sample", model="spiral", n=2, seed=7, steps=3)
     np.testing.assert_allclose(arrays(sampled)["x"], native["x"], rtol=1e-6)
     assert refused(solved, "affine.sample", parameters={"steps": 3})
+
+
+def test_protocol_tells_a_part_of_a_guided_path_no_label(solved: Client) -> None:
+    w, t = np.zeros((3, 1, 2, 2)), np.zeros((3, 1))
+    label = np.array([[0], [1], [-1]], np.int64)
+    given = tensor("w", w), tensor("t", t), tensor("label", label, "INT64")
+    said = arrays(infer(solved, "led.velocity", *given))["velocity"]
+    np.testing.assert_allclose(said.reshape(3, 4), PUSH, atol=1e-6)
+    assert "'label'" in refused(solved, "drift.velocity", *given)
+    label[0] = -2
+    given = tensor("w", w), tensor("t", t), tensor("label", label, "INT64")
+    assert "'label'" in refused(solved, "led.velocity", *given)
 
 
 def test_protocol_draws_the_directions_of_a_seed(solved: Client) -> None:
