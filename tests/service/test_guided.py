@@ -15,7 +15,7 @@ from service.condition import Condition
 from service.engine import Engine
 from service.errors import InputInvalid
 from service.interface import Ode
-from service.noise import DRAWS, Stream
+from service.noise import Stream
 from service.ode import Method
 from service.sampling import Drawing
 from tests.service.linear_odes import (
@@ -23,15 +23,12 @@ from tests.service.linear_odes import (
     GUST,
     LED,
     LEVELS,
-    LOG_STRETCH,
     PULL,
     SPIRAL,
-    drift_divergence,
-    drift_enter,
     drift_path,
     gust_encode,
 )
-from tests.service.test_ode import IMAGES, LABELS, decode, engine_of
+from tests.service.test_ode import IMAGES, LABELS, decode, engine_of, estimated
 from tests.service.tiny import Floats
 
 
@@ -93,15 +90,7 @@ def test_guided_density_is_that_of_the_guided_paths(led: Engine) -> None:
     answer = asyncio.run(
         operations.log_density(led, IMAGES, draws=draws, seed=3, condition=condition, method=method)
     )
-    found = np.empty((5, draws))
-    for row in range(5):
-        place = {"start": row * DRAWS, "rows": draws, "size": 4}
-        below = noise.uniform(3, Stream.DEQUANTISATION, **place)
-        probe = noise.normal(3, Stream.PROBE, **place)
-        w = drift_enter(IMAGES[row].reshape(4), below)
-        z = drift_path(w, np.full(draws, LABELS[row]), time=-1.0, guidance=1.5)
-        normal = -0.5 * (z**2).sum(axis=1) - 2 * np.log(2 * np.pi)
-        found[row] = normal + LOG_STRETCH - drift_divergence(probe)
+    found = estimated(draws, guidance=1.5)
     np.testing.assert_allclose(answer["log_density"], found.mean(axis=1), atol=1e-4)
     code = asyncio.run(
         operations.encode(led, IMAGES, draws=None, seed=3, condition=condition, method=method)
