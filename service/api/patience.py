@@ -20,7 +20,8 @@ HEADER = "Pushforward-Timeout-Ms"
 _ALLOWANCE = "pushforward.allowance"
 UNWATCHED_S = 0.1
 """For how long nobody looks whether the client is there. Most answers have gone out by then, and
-a watcher costs each of them a tenth of what the event loop does for it (measured 2026-11-28)."""
+a watcher costs each of them a twentieth of what the event loop does for it (2026-11-28: 51 of
+1,154 samples of a profile)."""
 
 
 class Drain:

@@ -28,6 +28,24 @@ Contexts = Numbers | Annotated[list[Numbers], Field(fail_fast=True)]
 """The numbers of every row, or of each."""
 
 
+class Choices(BaseModel):
+    """How a continuous flow is to be solved, here and in /v2: a `service.ode.Choice`."""
+
+    solver: Solver | None = Field(
+        None, description="Of a continuous flow's ode. Default: what its `ode` says."
+    )
+    steps: int | None = Field(
+        None, ge=1, description="How many that solver takes. Default: likewise."
+    )
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        le=MAX_GUIDANCE,
+        description="Of a continuous flow that can be guided: how far past its label; 0 as it was "
+        "learnt. Default: likewise.",
+    )
+
+
 class Parameters(BaseModel):
     """What every call may be told. An unknown name is an error, not a silent extra."""
 
@@ -55,22 +73,8 @@ class Seeded(Parameters):
     )
 
 
-class Solved(Parameters):
+class Solved(Choices, Parameters):
     """A call that a continuous flow solves its ode for. No other model takes these."""
-
-    solver: Solver | None = Field(
-        None, description="Of a continuous flow's ode. Default: what its `ode` says."
-    )
-    steps: int | None = Field(
-        None, ge=1, description="How many that solver takes. Default: likewise."
-    )
-    guidance: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_GUIDANCE,
-        description="Of a continuous flow that can be guided: how far past its label; 0 as it was "
-        "learnt. Default: likewise.",
-    )
 
 
 class Told(Parameters):

@@ -7,8 +7,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service import noise
+from service.api.schemas import Choices
 from service.errors import InputInvalid
-from service.interface import MAX_GUIDANCE, Solver
 from service.operations import Observation
 
 
@@ -45,7 +45,7 @@ class DrawParameters(NoiseParameters):
     )
 
 
-class SampleParameters(NoiseParameters):
+class SampleParameters(Choices, NoiseParameters):
     """Of sampling: rows start .. start + n - 1 of a seed."""
 
     n: int | None = Field(None, ge=1, description="How many rows. Default: those of `rows`, or 1.")
@@ -67,19 +67,6 @@ class SampleParameters(NoiseParameters):
         False,
         description="Of a GAN that keeps its critic: candidates that it accepts, or where it "
         "accepts none of 64 the likeliest.",
-    )
-    solver: Solver | None = Field(
-        None, description="Of a continuous flow's ode. Default: what its `ode` says."
-    )
-    steps: int | None = Field(
-        None, ge=1, description="How many that solver takes. Default: likewise."
-    )
-    guidance: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_GUIDANCE,
-        description="Of a continuous flow that can be guided: how far past its label; 0 as it was "
-        "learnt. Default: likewise.",
     )
 
 
