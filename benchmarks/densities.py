@@ -1,11 +1,12 @@
 """Flows beside a Gaussian and mixtures of Gaussians, as densities of tables.
 
-    python -m benchmarks.densities                    # some minutes on one core
+    python -m benchmarks.densities                    # an hour on one core
     python -m benchmarks.densities --report FOLDER    # table of old results again
 
 Each table is cut into five parts; each part is judged once, by models of the other four, of which
-an eighth chooses: how long a flow learns, and which mixture is best. Each then learns of all four.
-A figure is the mean log-density of all rows of a table, each judged by models that did not see it.
+an eighth chooses: how long a flow learns and of how much noise in its rows, and which mixture is
+best. Each then learns of all four. A figure is the mean log-density of all rows of a table, each
+judged by models that did not see it; of a flow of few rows also the mean over three seeds.
 
 Columns of which one value makes up more than a twentieth are left out: no density is of those.
 
@@ -18,8 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +60,32 @@ TRAINING = TrainConfig(
     device="cpu",
 )
 """Chosen by a dozen trials on the three small tables, by the figures that are reported of them."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The flows of a table.
+
+    Args:
+        tried: Of which the rows to choose by choose one.
+        training: Of each; they also choose how many epochs of it.
+        seeds: How often it all is done.
+    """
+
+    tried: Sequence[FlowConfig]
+    training: TrainConfig
+    seeds: int
+
+
+FEW_ROWS = Trials(
+    [FLOW.model_copy(update={"noise": noise}) for noise in (0.0, 0.1, 0.2, 0.3)], TRAINING, seeds=3
+)
 HOUSES = 10_000
-HOUSES_FLOW = FLOW.model_copy(update={"bins": 8, "dropout": 0.1})
-HOUSES_TRAINING = TRAINING.model_copy(update={"batch_size": 128, "epochs": 60})
+MANY_ROWS = Trials(
+    [FLOW.model_copy(update={"bins": 8, "dropout": 0.1})],
+    TRAINING.model_copy(update={"batch_size": 128, "epochs": 60}),
+    seeds=1,
+)
 """More rows bear more bins: chosen by four trials on the first part."""
 
 
@@ -116,10 +142,14 @@ def measure(names: Sequence[str], *, epochs: int | None) -> Results:
     began = time.monotonic()
     found = []
     for name in names:
-        model, training = (HOUSES_FLOW, HOUSES_TRAINING) if name == "houses" else (FLOW, TRAINING)
-        training = training.model_copy(update={"epochs": epochs} if epochs else {})
-        options = {"model": model.model_dump(), "train": training.model_dump()}
-        figures = judged(continuous(TABLES[name]()), model, training)
+        trials = MANY_ROWS if name == "houses" else FEW_ROWS
+        if epochs:
+            trials = replace(trials, training=trials.training.model_copy(update={"epochs": epochs}))
+        figures = judged(continuous(TABLES[name]()), trials)
+        options = {
+            "tried": [config.model_dump() for config in trials.tried],
+            "train": trials.training.model_dump(),
+        }
         found.append({"name": name, **figures, **options})
         print(name, figures, flush=True)
     return {
@@ -135,18 +165,27 @@ def continuous(x: Rows) -> Rows:
     return x[:, np.array(often) <= 1 / 20]
 
 
-def judged(x: Rows, model: FlowConfig, training: TrainConfig) -> Results:
+def judged(x: Rows, trials: Trials) -> Results:
     """Return the mean log-densities of a table, and what the flow has more, with errors."""
     parts = list(cut(x))
     gauss = np.concatenate([gaussian(*part) for part in parts])
     mixed = np.concatenate([mixture(*part) for part in parts])
-    ours = np.concatenate([flow(*part, model, training) for part in parts])
+    each = []
+    noises = []
+    for seed in range(trials.seeds):
+        training = trials.training.model_copy(update={"seed": seed})
+        flows = [flow(*part, trials.tried, training) for part in parts]
+        each.append(np.concatenate([nats for nats, _ in flows]))
+        noises.append([config.noise for _, config in flows])
+    ours = np.mean(each, axis=0)
     return {
         "rows": len(x),
         "columns": x.shape[1],
         "gaussian": _mean(gauss),
         "mixture": _mean(mixed),
         "flow": _mean(ours),
+        "flow by seed": [_mean(nats) for nats in each],
+        "noise by seed": noises,
         "over gaussian": _mean(ours - gauss),
         "over mixture": _mean(ours - mixed),
     }
@@ -188,17 +227,27 @@ def _fitted(model: GaussianMixture, rows: Rows) -> Callable[[Rows], Nats]:
     return lambda x: model.score_samples((x - mean) / std) - np.log(std).sum()
 
 
-def flow(train: Rows, choose: Rows, test: Rows, config: FlowConfig, training: TrainConfig) -> Nats:
-    """Return log-densities by a flow of all rows but the tested ones.
+def flow(
+    train: Rows, choose: Rows, test: Rows, tried: Sequence[FlowConfig], training: TrainConfig
+) -> tuple[Nats, FlowConfig]:
+    """Return log-densities by the flow that is best on the rows to choose by, and which that is.
 
-    Those to choose by say how many epochs it takes. It then begins again with them, its learning
-    rate falling to 0 over so many, and so has learned of as many rows as the others.
+    Those also say how many epochs it takes. It then begins again with them, its learning rate
+    falling to 0 over so many, and so has learned of as many rows as the others.
     """
-    _, best = _learned(train, choose, config, training)
-    again = training.model_copy(update={"epochs": best, "patience": 0})
+    found = []
+    for config in tried:
+        model, epochs = _learned(train, choose, config, training)
+        found.append((_log_density(model, choose).mean(), epochs, config))
+    _, epochs, config = max(found, key=itemgetter(0))
+    again = training.model_copy(update={"epochs": epochs, "patience": 0})
     model, _ = _learned(np.concatenate([train, choose]), choose, config, again)
-    with torch.no_grad():
-        return model.eval().log_density(torch.from_numpy(test)).numpy()
+    return _log_density(model, test), config
+
+
+@torch.no_grad()
+def _log_density(model: Flow, x: Rows) -> Nats:
+    return model.eval().log_density(torch.from_numpy(x)).numpy()
 
 
 def _learned(
@@ -234,13 +283,13 @@ def markdown(results: Results) -> str:
         f"# Densities of tables, {about['date']}",
         "",
         "Mean log-density of rows that the model did not see, in nats, ± its standard error; more "
-        "is better. The last two columns are of differences row by row.",
+        "is better. The two columns before the last are of differences row by row.",
         f"{about['cpu']}; {about['cores']} cores, shared, one used; Python {about['python']}, "
         f"torch {about['torch']}; commit {about['commit']}; {results['seconds'] / 60:.0f} minutes.",
         "",
     ]
     head = ["table", "rows", "columns", "Gaussian", "best mixture", "flow", "over the Gaussian",
-            "over the mixture"]  # fmt: skip
+            "over the mixture", "noise chosen"]  # fmt: skip
     found = [
         [
             each["name"],
@@ -248,6 +297,7 @@ def markdown(results: Results) -> str:
             str(each["columns"]),
             *(_said(each[kind]) for kind in ("gaussian", "mixture", "flow")),
             *(_more(each[kind]) for kind in ("over gaussian", "over mixture")),
+            _span(each["noise by seed"]),
         ]
         for each in results["tables"]
     ]
@@ -261,6 +311,12 @@ def _said(found: Sequence[float]) -> str:
 def _more(found: Sequence[float]) -> str:
     said = f"{found[0]:+.3f} ± {found[1]:.3f}"
     return said if found[0] > 0 else f"**{said}**"
+
+
+def _span(noises: Sequence[Sequence[float]]) -> str:
+    """Return the least and the most that was chosen."""
+    least, most = (pick(map(pick, noises)) for pick in (min, max))
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
 
 
 if __name__ == "__main__":

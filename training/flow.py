@@ -4,12 +4,14 @@ Rows of features pass through couplings that move one half of the features after
 through triangular maps. Images go from fine to coarse (`coarse.py`), or through triangular maps
 pixel by pixel. A list of layers is taken as it is, of images at several scales (`glow.py`).
 
-Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 2017,
-arXiv:1605.08803 (affine ones, logit); Papamakarios et al. 2017, arXiv:1705.07057 (triangular).
+Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 2017, 1605.08803
+(affine ones, logit); Papamakarios et al. 2017, 1705.07057 (triangular); Rothfuss et al. 2019,
+1907.08982 (noise in training rows).
 """
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Literal, get_args
 
 import torch
@@ -72,9 +74,8 @@ class FlowConfig(Frozen):
         "coupling",
         description="What moves: half of the features, given the others; or each feature or pixel, "
         "given those before it, in one pass for densities (samples take one for each feature) or "
-        "in one pass for samples. A list is a pattern of such layers and of "
-        "actnorm, mix and reverse, in that order from events to noise, each a name or a table "
-        "{kind, transform}; of an image at several scales (Glow).",
+        "for samples. A list is a pattern of such layers and of actnorm, mix and reverse, from "
+        "events to noise, each a name or a table {kind, transform}; of an image at several scales.",
     )
     transform: Transform = Field(
         "spline",
@@ -96,12 +97,8 @@ class FlowConfig(Frozen):
         5.0, gt=0, description="Splines act in the box from -bound to bound, outside is identity."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of hidden units dropped.")
-    fine_width: int = Field(
-        64, ge=1, description="Of an image and couplings: channels of the fine networks."
-    )
-    fine_depth: int = Field(
-        2, ge=1, description="Of an image and couplings: blocks of the fine networks."
-    )
+    fine_width: int = Field(64, ge=1, description="Of images' couplings: of the fine networks.")
+    fine_depth: int = Field(2, ge=1, description="Of images' couplings: of the fine networks.")
     alpha: float = Field(
         0.05,
         gt=0,
@@ -113,6 +110,12 @@ class FlowConfig(Frozen):
         False,
         description="Of numbers: begin with the mean and the covariance of the training rows, not "
         "their deviations alone. For few rows, or columns that nearly tell each other.",
+    )
+    noise: float = Field(
+        0.0,
+        ge=0,
+        description="Of numbers: deviation of the normal noise in training rows, other each time "
+        "they are seen, in deviations of their column. It smooths the density: for few rows.",
     )
     conditional: bool = Field(
         False,
@@ -189,9 +192,8 @@ class Flow(Family):
         self.event = data.event
         self.told = Told(data, conditional=config.conditional)
         self.dequantise: Dequantise | Columns | None = None
+        _check_numbers(config, data)
         if data.event.kind == "image":
-            if config.whiten:
-                raise ValueError("model.whiten: is of rows of numbers; leave it out")
             self.dequantise = _dequantise(config, data.event)
             self.network: Bijection = _image_network(config, data.event, context=self.told.size)
         else:
@@ -199,6 +201,8 @@ class Flow(Family):
             if isinstance(first, Columns):
                 # As many as the service takes: its anomaly scores compare like with like.
                 self.dequantise, self.usual_draws = first, DEFAULT_DRAWS
+            noise = config.noise * torch.as_tensor(data.std).float()
+            self.register_buffer("noise", noise, persistent=False)
             layers = _of_features(config, data, context=self.told.size)
             self.network = Chain([*layers] if isinstance(first, Columns) else [first, *layers])
 
@@ -331,6 +335,9 @@ class Flow(Family):
         return self.log_density(batch.x, *told, *noise)
 
     def _loss(self, batch: Batch) -> Mapping[str, Float[Tensor, ""]]:
+        if self.config.noise:
+            noise = self.get_buffer("noise") * torch.randn_like(batch.x)
+            batch = replace(batch, x=batch.x + noise)
         nats = -self._log_density(batch).mean()
         return {"loss": nats, "bits_per_dim": nats.detach() / (self.event.size * math.log(2))}
 
@@ -352,14 +359,20 @@ def _of_features(config: FlowConfig, data: Data, *, context: int) -> Iterator[Bi
     return of_features(config.steps, features, config.sizes(context))
 
 
+def _check_numbers(config: FlowConfig, data: Data) -> None:
+    """Pass if the options that are of rows of numbers alone are not set for other events."""
+    if data.event.kind == "image" or data.integrand is not None or data.event.categories:
+        for name in ("whiten", "noise"):
+            if getattr(config, name):
+                raise ValueError(f"model.{name}: is of rows of numbers; leave it out")
+
+
 def _first(config: FlowConfig, data: Data) -> Bijection | Columns:
     """Return what brings features to mean 0 and variance 1, or into the box of the splines."""
     if data.mean is None or data.std is None:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
     if config.whiten:
-        if data.integrand is not None or data.event.categories:
-            raise ValueError("model.whiten: is of rows of numbers; leave it out")
         return Whiten(data.train.x)
     if data.integrand is not None:
         return Box(data.integrand.low, data.integrand.high)

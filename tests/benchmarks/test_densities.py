@@ -61,8 +61,16 @@ def test_flow_learns_of_the_rows_that_choose_too() -> None:
     assert 1 <= best <= 3
     with torch.no_grad():
         first = model.eval().log_density(torch.from_numpy(test))
-    again = densities.flow(train, choose, test, config, training)
+    again, _ = densities.flow(train, choose, test, [config], training)
     assert again.mean() > first.mean().item() + 1
+
+
+def test_rows_to_choose_by_choose_the_flow() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    tried = [FlowConfig(layers=2, width=16, depth=1, noise=noise) for noise in (10.0, 0.1, 3.0)]
+    training = TrainConfig(epochs=2, batch_size=50, learning_rate=1e-2, device="cpu")
+    _, chosen = densities.flow(x[:200], x[200:250], x[250:], tried, training)
+    assert chosen.noise == 0.1
 
 
 def test_made_up_houses_are_finite_and_the_same_each_time() -> None:
@@ -79,7 +87,9 @@ def test_report_is_made_of_a_run_and_again_of_its_results(
     monkeypatch.setattr(reports, "RESULTS", tmp_path)
     monkeypatch.setattr(densities, "COMPONENTS", (1, 2))
     monkeypatch.setattr(densities, "RIDGES", (1e-2,))
-    monkeypatch.setattr(densities, "FLOW", FlowConfig(layers=2, width=8, depth=1, whiten=True))
+    small = FlowConfig(layers=2, width=8, depth=1, whiten=True, noise=0.2)
+    trials = densities.Trials([small], TrainConfig(epochs=5, batch_size=32), seeds=2)
+    monkeypatch.setattr(densities, "FEW_ROWS", trials)
     assert densities.main(["--only", "wine", "--epochs", "1", "--name", "of-a-test"]) == 0
     folder = tmp_path / "of-a-test"
     (wine,) = json.loads((folder / "results.json").read_text())["tables"]
@@ -87,6 +97,9 @@ def test_report_is_made_of_a_run_and_again_of_its_results(
         assert wine[f"over {name}"][0] == pytest.approx(wine["flow"][0] - wine[name][0])
     written = (folder / "table.md").read_text()
     assert "| wine | 178 | 9 |" in written
+    assert wine["train"]["epochs"] == 1
+    assert wine["flow"][0] == pytest.approx(np.mean([mean for mean, _ in wine["flow by seed"]]))
+    assert wine["noise by seed"] == [[0.2] * densities.PARTS] * 2
     capsys.readouterr()
     assert densities.main(["--report", str(folder)]) == 0
     assert written in capsys.readouterr().out

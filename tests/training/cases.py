@@ -39,7 +39,7 @@ CONDITIONAL = FLOW.model_copy(update={"conditional": True})
 MASKED_CONDITIONAL = MASKED.model_copy(update={"conditional": True})
 GLOW = FlowConfig(layer=("actnorm", "mix", "coupling"), layers=2, width=8, depth=1, bins=4)
 GLOW_AFFINE = GLOW.model_copy(update={"transform": "affine", "conditional": True})
-WHITENED = MASKED.model_copy(update={"whiten": True})
+WHITENED = MASKED.model_copy(update={"whiten": True, "noise": 0.1})
 NICE = FLOW.model_copy(update={"transform": "additive"})
 COMPOSED = FlowConfig(
     layer=(

@@ -284,7 +284,23 @@ def test_whitening_is_exact_where_training_is_in_bfloat16() -> None:
         torch.testing.assert_close(whiten.inverse(z), x, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("option", ["whiten", "noise"])
 @pytest.mark.parametrize("data", [images(), mixed(), integrand()], ids=["image", "mixed", "box"])
-def test_whitening_of_anything_but_numbers_is_refused(data: Data) -> None:
-    with pytest.raises(ValueError, match=r"model\.whiten: is of rows of numbers"):
-        Flow(FlowConfig(whiten=True), data)
+def test_what_is_of_numbers_is_refused_of_other_events(data: Data, option: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{option}: is of rows of numbers"):
+        Flow(FlowConfig.model_validate({option: True}), data)
+
+
+def test_noise_in_training_rows_is_in_units_of_their_columns() -> None:
+    """An untrained flow is a normal density: noise of h deviations costs it h^2 / 2 a column."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 3) * torch.tensor([1e3, 1.0, 1e-2]) + torch.tensor([1e4, -3.0, 0.5])
+    flow = Flow(FlowConfig(layers=2, width=8, noise=0.5), of(x))
+    (turn,) = flow.turns()
+    batch, plain = Batch(x), flow.score(Batch(x)).value
+    with torch.no_grad():
+        losses = torch.stack([turn.loss(batch)["loss"] for _ in range(400)]).double()
+    off = losses.mean() - plain - 3 * 0.5**2 / 2
+    assert abs(off) <= 4.5 * losses.std() / math.sqrt(400)
+    assert losses.std() > 0
+    assert flow.score(batch).value == plain

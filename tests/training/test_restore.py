@@ -58,7 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Data]]] = {
     "vae of features with a flow posterior": (FLOW_POSTERIOR, features),
     "vae of features with a learned prior": (FLOW_PRIOR, features),
     "flow of masked splines": (TRIANGULAR, features),
-    "flow of whitened features": ({**TRIANGULAR, "whiten": True}, features),
+    "flow of whitened features": ({**TRIANGULAR, "whiten": True, "noise": 0.1}, features),
     "flow of masked splines that is told labels": ({**TRIANGULAR, "conditional": True}, labelled),
     "flow of images by masked splines that is told labels": (
         {**TRIANGULAR, "conditional": True},
