@@ -223,7 +223,9 @@ def _sentence(error: ErrorDetails) -> str:
         return f"model.family: expected one of {', '.join(_families())}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     got = "" if isinstance(error["input"], dict) else f"; got {error['input']!r}"
-    return f"{key}: {message}{got}"
+    # Of options that do not go together it is the table that is wrong, and the text names the key.
+    inner = "." if message.partition(": ")[0] in _schema([*way, ""]) else ": "
+    return f"{key}{inner}{message}{got}"
 
 
 def _is_key(part: str) -> bool:

@@ -86,7 +86,7 @@ def test_quick_puts_in_its_values_marks_the_name_and_yields_to_overrides(path: P
             "model.layer.0.transform: should be 'spline', 'affine' or 'additive'; got 'afine'",
         ),
         ("model.layer=[{}]", "model.layer.0.kind is missing"),
-        ('model.layer=["actnorm"]', "model: layer: none has a network; a list needs one of"),
+        ('model.layer=["actnorm"]', "model.layer: none has a network; a list needs one of"),
         ("train.epochs=many", "train.epochs: should be a valid integer"),
         ("train.epochs=0", "train.epochs: should be greater than or equal to 1; got 0"),
         ("train.schedule=linear", "train.schedule: should be 'cosine' or 'constant'"),
