@@ -4,9 +4,11 @@
     python -m benchmarks.densities --report FOLDER    # table of old results again
 
 Each table is cut into five parts; each part is judged once, by models of the other four, of which
-an eighth chooses: how long a flow learns and of how much noise in its rows, and which mixture is
-best. Each then learns of all four. A figure is the mean log-density of all rows of a table, each
-judged by models that did not see it; of a flow of few rows also the mean over three seeds.
+an eighth, another for each part, chooses: how long a flow learns and of how much noise in its rows,
+and which mixture is best. Each then learns of all four. A figure is the mean log-density of all
+rows of a table, each judged by models that did not see it; of a flow of few rows also the mean over
+three seeds. The other options of a flow were chosen by a dozen trials on the three small tables, by
+the figures that are reported of them.
 
 Columns of which one value makes up more than a twentieth are left out: no density is of those.
 
@@ -59,7 +61,6 @@ TRAINING = TrainConfig(
     patience=30,
     device="cpu",
 )
-"""Chosen by a dozen trials on the three small tables, by the figures that are reported of them."""
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,10 @@ def judged(x: Rows, trials: Trials) -> Results:
 
 def cut(x: Rows) -> Iterator[tuple[Rows, Rows, Rows]]:
     """Yield rows to train, to choose and to judge by; the last are all rows, once each."""
-    parts = np.array_split(np.random.default_rng(0).permutation(len(x)), PARTS)
+    generator = np.random.default_rng(0)
+    parts = np.array_split(generator.permutation(len(x)), PARTS)
     for number, part in enumerate(parts):
-        rest = np.concatenate([*parts[:number], *parts[number + 1 :]])
+        rest = generator.permutation(np.concatenate([*parts[:number], *parts[number + 1 :]]))
         choosing = len(rest) // 8
         yield x[rest[choosing:]], x[rest[:choosing]], x[part]
 
@@ -233,7 +235,9 @@ def flow(
     """Return log-densities by the flow that is best on the rows to choose by, and which that is.
 
     Those also say how many epochs it takes. It then begins again with them, its learning rate
-    falling to 0 over so many, and so has learned of as many rows as the others.
+    falling to 0 over so many, and so has learned of as many rows as the others. Of those epochs
+    that one counts after which the rows to choose by are most probable, mostly the last: they are
+    learned of by now.
     """
     found = []
     for config in tried:
@@ -282,14 +286,15 @@ def markdown(results: Results) -> str:
     lines = [
         f"# Densities of tables, {about['date']}",
         "",
-        "Mean log-density of rows that the model did not see, in nats, ± its standard error; more "
-        "is better. The two columns before the last are of differences row by row.",
+        "Mean log-density of rows that the model did not see, in nats, ± its standard error by the "
+        "choice of the rows; more is better. Over: differences row by row. By seed: of the flow's "
+        "initial weights, noise and order of rows; the flow's figure is their mean.",
         f"{about['cpu']}; {about['cores']} cores, shared, one used; Python {about['python']}, "
         f"torch {about['torch']}; commit {about['commit']}; {results['seconds'] / 60:.0f} minutes.",
         "",
     ]
     head = ["table", "rows", "columns", "Gaussian", "best mixture", "flow", "over the Gaussian",
-            "over the mixture", "noise chosen"]  # fmt: skip
+            "over the mixture", "flow by seed", "noise chosen"]  # fmt: skip
     found = [
         [
             each["name"],
@@ -297,7 +302,8 @@ def markdown(results: Results) -> str:
             str(each["columns"]),
             *(_said(each[kind]) for kind in ("gaussian", "mixture", "flow")),
             *(_more(each[kind]) for kind in ("over gaussian", "over mixture")),
-            _span(each["noise by seed"]),
+            ", ".join(f"{mean:.3f}" for mean, _ in each["flow by seed"]),
+            _span(each["noise by seed"]) if len(each["tried"]) > 1 else "–",
         ]
         for each in results["tables"]
     ]
