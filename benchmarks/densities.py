@@ -38,7 +38,8 @@ from benchmarks.reports import Results
 from benchmarks.table import table
 from service.interface import Event
 from training.data import Batch, Data
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.loop import TrainConfig, fit
 
 Rows = Float64[np.ndarray, "row column"]

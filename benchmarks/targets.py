@@ -36,7 +36,8 @@ from training.continuous import ContinuousFlow
 from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch, Data
 from training.family import Family
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.loop import TrainConfig, fit
 
 WANTED_NATS = 0.05

@@ -39,7 +39,8 @@ from benchmarks.table import table
 from benchmarks.zuko_flows import equal_to, like
 from service.interface import Event
 from training.data import Batch
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 
 FEATURES = (8, 64)
 BATCH = 512

@@ -125,12 +125,13 @@ class Queue:
             self._running -= 1
             if error is None:
                 lane.learn(lane.bucket(batch.rows), run_s, max(run_s, whole_s))
+            for job in {piece.job: None for piece in batch.pieces}:
+                job.run_s += run_s  # once, of however many pieces
             for piece in batch.pieces:
                 job = piece.job
                 if job.abandoned or job.error:
                     continue
                 job.returned += piece.rows
-                job.run_s += run_s
                 if piece.first == 0:
                     job.wait_s = batch.formed - job.since
                 job.error = error

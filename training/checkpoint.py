@@ -215,9 +215,10 @@ class Run:
             ) from error
         if state.get("key") != self.key:
             raise CheckpointRefused(
-                f"{self.path}: this checkpoint is of another recipe or of other data. Undo the "
-                "change to go on with that run, delete the file to train from the start, or "
-                "give this run a folder of its own with --runs."
+                f"{self.path}: this checkpoint is of another recipe, of other data, or of a "
+                "version of the package that knows other options. Undo the change to go on with "
+                "that run, delete the file to train from the start, or give this run a folder of "
+                "its own with --runs."
             )
         if "trace" not in state:
             raise CheckpointRefused(

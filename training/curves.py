@@ -41,8 +41,9 @@ def draw_curves(trained: Fit, *, score: str = "validation score") -> Figure:
         Point(float(each.number), each.losses) for each in trained.history
     )
     turns = [name.rpartition("/")[0] for name in trace[0].means if name.endswith("/loss")]
-    # One player minimises what validation measures, so one scale shows both. A game's losses and
-    # its score have nothing in common, nor have the losses of some games.
+    # One player minimises what validation measures, with dropout or noise in its rows perhaps, so
+    # one scale shows both. A game's losses and its score have nothing in common, nor have the
+    # losses of some games.
     is_game = len(turns) > 1
     count = len(turns) + 1 + is_game
     figure = Figure(figsize=(7, 0.6 + 2.0 * count), dpi=100, layout="constrained")

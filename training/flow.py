@@ -12,14 +12,12 @@ Source: Durkan et al. 2019, arXiv:1906.04032 (spline couplings); Dinh et al. 201
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, get_args
 
 import torch
 from jaxtyping import Float
-from pydantic import Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
-from service.interface import DEFAULT_DRAWS, Density, Event, Frozen, Interface, Latent, Role
+from service.interface import DEFAULT_DRAWS, Density, Event, Interface, Latent, Role
 from training.bounds import log_mean
 from training.box import Box
 from training.coarse import coarse_to_fine
@@ -27,149 +25,13 @@ from training.conditioner import Sizes
 from training.coupling import Bijection, Chain, Standardise, with_digits
 from training.data import Batch, Data
 from training.dequantise import Columns, Dequantise
-from training.elementwise import Additive, Affine, Elementwise, Spline
 from training.family import Call, Family, Nats, Pixels, Score, Turn
-from training.glow import Kind, Moving, Step, multi_scale, of_features
+from training.flow_config import FlowConfig, check
+from training.glow import multi_scale, of_features
 from training.linear import ActNorm, Whiten
 from training.networks import normal_log_prob
 from training.told import Told
 from training.triangular import Flat
-
-Transform = Literal["spline", "affine", "additive"]
-MOVING: tuple[str, ...] = get_args(Moving)
-
-
-class Layer(Frozen):
-    """A layer in a list of them, with options of its own."""
-
-    kind: Kind = Field(description="What moves.")
-    transform: Transform | None = Field(None, description="How, where it is not the model's way.")
-
-    @model_validator(mode="after")
-    def _options_are_used(self) -> "Layer":
-        if self.transform and self.kind not in MOVING:
-            raise ValueError(f"transform: {self.kind} has none; leave it out")
-        return self
-
-
-def _form(value: object) -> str:
-    """Return how a layer is written, or how all of them are. No word that could be a key."""
-    return "a name" if isinstance(value, str) else "a table or list"
-
-
-OneLayer = Annotated[
-    Annotated[Kind, Tag("a name")] | Annotated[Layer, Tag("a table or list")], Discriminator(_form)
-]
-Layers = Annotated[
-    Annotated[Moving, Tag("a name")] | Annotated[tuple[OneLayer, ...], Tag("a table or list")],
-    Discriminator(_form),
-]
-
-
-class FlowConfig(Frozen):
-    """Couplings, triangular and linear maps, by splines, affine or additive."""
-
-    family: Literal["flow"] = Field("flow", description="Selects this family.")
-    layer: Layers = Field(
-        "coupling",
-        description="What moves: half of the features, given the others; or each feature or pixel, "
-        "given those before it, in one pass for densities (samples take one for each feature) or "
-        "for samples. A list is a pattern of such layers and of actnorm, mix and reverse, from "
-        "events to noise, each a name or a table {kind, transform}; of an image at several scales.",
-    )
-    transform: Transform = Field(
-        "spline",
-        description="How: by rational-quadratic splines, or scaled and shifted, or shifted.",
-    )
-    layers: int = Field(
-        8,
-        ge=1,
-        description="Layers that see the whole event, or of an image and couplings the coarse "
-        "half; of a list how often it is gone through, of an image at each scale.",
-    )
-    scales: int = Field(
-        2, ge=1, description="Of an image and a list of layers: how often half is left to go on."
-    )
-    width: int = Field(64, ge=1, description="Hidden units, or channels, of each network.")
-    depth: int = Field(2, ge=1, description="Residual blocks of each network.")
-    bins: int = Field(8, ge=2, le=64, description="Bins of each spline.")
-    bound: float = Field(
-        5.0, gt=0, description="Splines act in the box from -bound to bound, outside is identity."
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Share of hidden units dropped.")
-    fine_width: int = Field(64, ge=1, description="Of images' couplings: of the fine networks.")
-    fine_depth: int = Field(2, ge=1, description="Of images' couplings: of the fine networks.")
-    alpha: float = Field(
-        0.05,
-        gt=0,
-        lt=0.5,
-        description="Of an image or categories: a level y enters as the logit of alpha + "
-        "(1 - 2 alpha) y.",
-    )
-    whiten: bool = Field(
-        False,
-        description="Of numbers: begin with the mean and the covariance of the training rows, not "
-        "their deviations alone. For few rows, or columns that nearly tell each other.",
-    )
-    noise: float = Field(
-        0.0,
-        ge=0,
-        description="Of numbers: deviation of the normal noise in training rows, other each time "
-        "they are seen, in deviations of their column. It smooths the density: for few rows.",
-    )
-    conditional: bool = Field(
-        False,
-        description="Tell every network the label, or the context if data.context names one: "
-        "p(x|label) or p(x|context).",
-    )
-
-    @model_validator(mode="after")
-    def _options_are_used(self) -> "FlowConfig":
-        moving = [step for step in self.steps if step.kind in MOVING]
-        if not moving:
-            raise ValueError(f"layer: none has a network; a list needs one of {', '.join(MOVING)}")
-        if len(moving) < 2:
-            raise ValueError("layers: expected 2 or more that have a network; got 1")
-        if "bins" in self.model_fields_set and not any(
-            isinstance(step.transform, Spline) for step in moving
-        ):
-            raise ValueError('bins: is of transform = "spline"; leave it out')
-        unused = {"scales"} if isinstance(self.layer, str) else set()
-        if self.layer != "coupling":
-            unused |= {"fine_width", "fine_depth"}
-        for name in sorted(unused & self.model_fields_set):
-            other = "a list of layers" if name == "scales" else 'layer = "coupling"'
-            raise ValueError(f"{name}: is of {other}; leave it out")
-        return self
-
-    @property
-    def steps(self) -> list[Step]:
-        """All layers of a vector, or of one scale of an image."""
-        if self.layer == "coupling":
-            return [Step("coupling", self.map(self.transform))] * self.layers
-        if isinstance(self.layer, str):
-            # Between triangular maps the order is turned round.
-            step = Step(self.layer, self.map(self.transform))
-            return [step, *[Step("reverse", step.transform), step] * (self.layers - 1)]
-        listed = (Layer(kind=each) if isinstance(each, str) else each for each in self.layer)
-        steps = [Step(each.kind, self.map(each.transform or self.transform)) for each in listed]
-        return steps * self.layers
-
-    def map(self, transform: Transform) -> Elementwise:
-        """Return the kind of map that a layer applies to each value."""
-        match transform:
-            case "spline":
-                return Spline(self.bins, self.bound)
-            case "affine":
-                return Affine()
-            case "additive":
-                return Additive()
-
-    def sizes(self, context: int) -> Sizes:
-        """Return those of each network, which is told so many numbers."""
-        return {
-            "width": self.width, "depth": self.depth, "dropout": self.dropout, "context": context,
-        }  # fmt: skip
 
 
 class Flow(Family):
@@ -192,7 +54,7 @@ class Flow(Family):
         self.event = data.event
         self.told = Told(data, conditional=config.conditional)
         self.dequantise: Dequantise | Columns | None = None
-        _check_numbers(config, data)
+        check(config, data)
         if data.event.kind == "image":
             self.dequantise = _dequantise(config, data.event)
             self.network: Bijection = _image_network(config, data.event, context=self.told.size)
@@ -201,8 +63,9 @@ class Flow(Family):
             if isinstance(first, Columns):
                 # As many as the service takes: its anomaly scores compare like with like.
                 self.dequantise, self.usual_draws = first, DEFAULT_DRAWS
-            noise = config.noise * torch.as_tensor(data.std).float()
-            self.register_buffer("noise", noise, persistent=False)
+            if config.noise:
+                noise = config.noise * torch.as_tensor(data.std).float()
+                self.register_buffer("noise", noise, persistent=False)
             layers = _of_features(config, data, context=self.told.size)
             self.network = Chain([*layers] if isinstance(first, Columns) else [first, *layers])
 
@@ -354,17 +217,7 @@ def _of_features(config: FlowConfig, data: Data, *, context: int) -> Iterator[Bi
     features = data.event.size
     if features < 2:
         raise ValueError("model.family: a flow needs two features or more; got one")
-    if "scales" in config.model_fields_set:
-        raise ValueError("model.scales: is of images; leave it out")
     return of_features(config.steps, features, config.sizes(context))
-
-
-def _check_numbers(config: FlowConfig, data: Data) -> None:
-    """Pass if the options that are of rows of numbers alone are not set for other events."""
-    if data.event.kind == "image" or data.integrand is not None or data.event.categories:
-        for name in ("whiten", "noise"):
-            if getattr(config, name):
-                raise ValueError(f"model.{name}: is of rows of numbers; leave it out")
 
 
 def _first(config: FlowConfig, data: Data) -> Bijection | Columns:
@@ -373,7 +226,7 @@ def _first(config: FlowConfig, data: Data) -> Bijection | Columns:
         raise ValueError("data: a vector comes with the mean and deviation of its features")
     mean, std = (torch.as_tensor(each, dtype=torch.float32) for each in (data.mean, data.std))
     if config.whiten:
-        return Whiten(data.train.x)
+        return Whiten(data.train.x, config.noise)
     if data.integrand is not None:
         return Box(data.integrand.low, data.integrand.high)
     if data.event.categories:

@@ -238,6 +238,8 @@ class Whiten(Bijection):
     Args:
         x: Rows that the moments are those of. The correlations of few of them are drawn towards
             none, by as much as makes a fifth of the rows most probable by the other four.
+        noise: Deviation of noise that is added to rows in training, in deviations of their column.
+            The moments are those with it: where columns nearly tell each other it is what varies.
 
     Raises:
         ValueError: The rows are fewer than five, or a column of them does not vary.
@@ -248,7 +250,7 @@ class Whiten(Bijection):
     back: Tensor
     log_abs_det: Tensor
 
-    def __init__(self, x: Float[Tensor, "row feature"]) -> None:
+    def __init__(self, x: Float[Tensor, "row feature"], noise: float = 0.0) -> None:
         super().__init__()
         rows = x.double()
         mean, std = rows.mean(0), rows.std(0, correction=0)
@@ -261,8 +263,9 @@ class Whiten(Bijection):
         shrunk = ShrunkCovariance(assume_centered=True)
         search = GridSearchCV(shrunk, {"shrinkage": SHRINKAGES}, cv=FOLDS)
         correlation = search.fit(standard[:SEARCHED_ROWS]).best_estimator_.fit(standard).covariance_
-        factor = torch.linalg.cholesky(torch.from_numpy(correlation)) * std[:, None]
         identity = torch.eye(len(std), dtype=torch.float64)
+        varies = torch.from_numpy(correlation) + noise**2 * identity
+        factor = torch.linalg.cholesky(varies) * std[:, None]
         into = torch.linalg.solve_triangular(factor, identity, upper=False).T
         # In float64, in which it is evaluated: two rounded matrices are not each other's inverse.
         self.register_buffer("mean", mean)

@@ -36,7 +36,8 @@ from service.manifest import Figure
 from training import weights
 from training.data import Batch, Data
 from training.family import Score, Turn
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 
 Objective = Literal["forward-kl", "reverse-kl", "chi-square"]
 FLOOR = 1e-10

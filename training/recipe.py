@@ -39,7 +39,8 @@ from training.continuous_config import ContinuousFlowConfig
 from training.data import Data, DataConfig
 from training.evaluate import EvaluateConfig
 from training.family import Family
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.gan import GAN, GANConfig
 from training.loop import TrainConfig
 from training.proposal import Proposal, ProposalConfig

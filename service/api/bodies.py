@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from service import tensors
 from service.api import context, schemas
+from service.api.parameters import from_body, from_query, merge
 from service.errors import (
     BodyTooLarge,
     DeadlineExceeded,
@@ -125,7 +126,7 @@ async def read(request: Request, schema: type[Call]) -> Asked[Call]:
         MediaTypeUnsupported: The body is of a kind that this call does not read.
     """
     text = request.scope["query_string"].decode("latin-1")
-    query = schemas.from_query(schema, parse_qsl(text, keep_blank_values=True))
+    query = from_query(schema, parse_qsl(text, keep_blank_values=True))
     if request.method in ("GET", "HEAD"):
         return Asked(query, "", b"", 0)
     body = await read_all(request)
@@ -135,7 +136,7 @@ async def read(request: Request, schema: type[Call]) -> Asked[Call]:
     if media_type != JSON:
         return Asked(query, media_type, body, len(body))
     said = await in_thread(len(body) >= SMALL_BYTES, _parse, body, schema)
-    return Asked(schemas.merge(query, said), JSON, b"", len(body))
+    return Asked(merge(query, said), JSON, b"", len(body))
 
 
 async def in_thread(
@@ -224,7 +225,7 @@ def _parse(body: bytes, schema: type[Call]) -> Call:
     except orjson.JSONDecodeError as error:
         hint = " JSON has no NaN and no Infinity." if _NO_NUMBER.search(body) else ""
         raise RequestMalformed(f"The body is not JSON: {error}.{hint}") from error
-    return schemas.from_body(schema, values)
+    return from_body(schema, values)
 
 
 def read_picture(body: bytes, event: Event, *, kind: str) -> Array:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import densities, reports
-from training.flow import FlowConfig
+from training.flow_config import FlowConfig
 from training.loop import TrainConfig
 
 

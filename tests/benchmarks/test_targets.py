@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import reports, target_densities, targets
 from benchmarks.target_densities import Target
 from training.continuous_config import ContinuousFlowConfig
-from training.flow import FlowConfig
+from training.flow_config import FlowConfig
 
 TARGETS = {target.name: target for target in target_densities.targets()}
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

@@ -111,6 +111,16 @@ def test_large_jobs_take_turns() -> None:
     assert max(rows.values()) - min(rows.values()) <= 16
 
 
+def test_run_counts_once_for_a_job_that_has_two_places_in_it() -> None:
+    queue, lane = Queue(), Graph(ALL_THE_SAME)
+    jobs = put(queue, lane, a=1000, b=1000, c=1000)
+    batch = queue.take()
+    assert batch
+    assert len(batch.pieces) > len(jobs)
+    queue.finish(batch, run_s=1.0)
+    assert [job.run_s for job in jobs.values()] == [1.0, 1.0, 1.0]
+
+
 def test_lanes_take_turns() -> None:
     queue, one, other = Queue(), Graph(), Graph()
     put(queue, one, a=40)

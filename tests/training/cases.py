@@ -20,14 +20,17 @@ from training.continuous import ContinuousFlow
 from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch, Data, DataConfig, load
 from training.family import Family
-from training.flow import Flow, FlowConfig, Layer
+from training.flow import Flow
+from training.flow_config import FlowConfig, Layer
 from training.gan import GAN, GANConfig
 from training.proposal import Objective, Proposal, ProposalConfig
 from training.vae import VAE, VAEConfig
 
 Shaken = TypeVar("Shaken", bound=nn.Module)
 
-FLOW = FlowConfig(layers=2, width=16, depth=1, bins=4, fine_width=16, fine_depth=1)
+FLOW = FlowConfig(layers=2, width=16, depth=1, bins=4)
+FINE = {"fine_width": 16, "fine_depth": 1}
+FLOW_OF_IMAGES = FLOW.model_copy(update=FINE)
 MASKED = FLOW.model_copy(update={"layer": "autoregressive"})
 MASKED_AFFINE = FlowConfig(layer="autoregressive", transform="affine", layers=2, width=16, depth=1)
 AFFINE = MASKED_AFFINE.model_copy(update={"layer": "coupling"})
@@ -191,6 +194,8 @@ def _bbvi(config: BBVIConfig, data: Data) -> tuple[Family, Data]:
 
 
 def _flow(data: Data, config: FlowConfig = FLOW, scale: float = 0.3) -> tuple[Family, Data]:
+    if data.event.kind == "image" and config.layer == "coupling":
+        config = config.model_copy(update=FINE)
     return shaken(Flow(config, data), scale), data
 
 

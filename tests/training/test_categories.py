@@ -16,7 +16,8 @@ from tests.training.learning import learn
 from tests.training.small_sets import data
 from training.data import Batch, Data
 from training.evaluate import EvaluateConfig, evaluate
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.recipe import RecipeInvalid, build
 
 SMALL = FlowConfig(layers=2, width=16, depth=1, bins=4)

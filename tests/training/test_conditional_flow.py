@@ -12,7 +12,8 @@ from tests.training.learning import learn
 from training.continuous import ContinuousFlow
 from training.continuous_config import ContinuousFlowConfig
 from training.data import Batch, Data
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 
 LAYERS = ("coupling", "autoregressive", "inverse-autoregressive")
 every_layer = pytest.mark.parametrize("layer", LAYERS)

@@ -6,13 +6,24 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from service.interface import Event
-from tests.training.cases import FLOW, images, integrand, mixed, of, shaken
+from tests.training.cases import (
+    FLOW,
+    FLOW_OF_IMAGES,
+    features,
+    images,
+    integrand,
+    mixed,
+    of,
+    shaken,
+)
 from training.data import Batch, Data
 from training.dequantise import Dequantise
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.linear import Whiten
 
 IMAGE = Event(kind="image", shape=(1, 8, 8), minimum=0.0, maximum=1.0, levels=17)
@@ -34,7 +45,7 @@ def _vector_flow(features: int = 3, dtype: torch.dtype = torch.float64) -> Flow:
 
 def _image_flow(dtype: torch.dtype = torch.float64) -> Flow:
     torch.manual_seed(0)
-    return _ready(shaken(Flow(FLOW, of(_images(16), IMAGE))), dtype)
+    return _ready(shaken(Flow(FLOW_OF_IMAGES, of(_images(16), IMAGE))), dtype)
 
 
 def _train(flow: Flow, x: Tensor, *, steps: int, rows: int, rate: float = 3e-3) -> None:
@@ -126,7 +137,7 @@ def test_identity_on_uniform_8_bit_data_is_8_bits_per_dim() -> None:
 @pytest.mark.parametrize("level", [0, 1, 8, 16])
 def test_mean_over_noise_is_the_probability_of_the_image(level: int) -> None:
     """An untrained flow is the identity, so P(level) is a difference of normal CDFs."""
-    flow = Flow(FLOW, of(_images(2), IMAGE)).double()
+    flow = Flow(FLOW_OF_IMAGES, of(_images(2), IMAGE)).double()
     noise = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     noise = noise.reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     with torch.no_grad():
@@ -158,7 +169,7 @@ def test_loss_is_finite_for_black_white_and_absurd_events() -> None:
 def test_image_sides_that_cannot_be_halved_twice_are_refused(shape: tuple[int, int, int]) -> None:
     event = Event(kind="image", shape=shape, minimum=0.0, maximum=1.0, levels=256)
     with pytest.raises(ValueError, match="multiples of 4"):
-        Flow(FLOW, of(torch.zeros(2, *shape), event))
+        Flow(FLOW_OF_IMAGES, of(torch.zeros(2, *shape), event))
 
 
 def test_one_feature_is_refused() -> None:
@@ -228,7 +239,7 @@ def test_image_flow_learns_a_pattern() -> None:
     torch.manual_seed(0)
     pattern = (torch.rand(2, 1, 8, 8) > 0.5).float()
     x = pattern[torch.randint(2, (512,))]
-    flow = Flow(FLOW, of(x, IMAGE))
+    flow = Flow(FLOW_OF_IMAGES, of(x, IMAGE))
     losses = []
     (turn,) = flow.turns()
     for _ in range(4):
@@ -252,6 +263,17 @@ def test_whitened_flow_begins_as_the_gaussian_of_its_rows() -> None:
     z, _ = flow.encode(rows)
     torch.testing.assert_close(torch.cov(z.T), torch.eye(3, dtype=z.dtype), rtol=0, atol=0.01)
     torch.testing.assert_close(flow.decode(z[:500]), rows[:500], rtol=1e-9, atol=1e-9)
+
+
+def test_whitened_flow_begins_with_the_noise_that_its_rows_are_seen_with() -> None:
+    """Of columns that nearly tell each other it is a hundred times what else varies."""
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=(2000, 1))
+    x = torch.from_numpy(first + [0.0, 1.0] * generator.normal(scale=2e-3, size=(2000, 2))).float()
+    flow = Flow(FlowConfig(whiten=True, noise=0.2, layers=2, width=8), of(x)).eval()
+    noisy = x.double() + 0.2 * x.double().std(0) * torch.randn(2000, 2).double()
+    z, _ = flow.encode(noisy)
+    torch.testing.assert_close(torch.cov(z.T), torch.eye(2, dtype=z.dtype), rtol=0, atol=0.1)
 
 
 def test_few_rows_are_not_believed_their_covariance() -> None:
@@ -284,11 +306,35 @@ def test_whitening_is_exact_where_training_is_in_bfloat16() -> None:
         torch.testing.assert_close(whiten.inverse(z), x, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("option", ["whiten", "noise"])
+@pytest.mark.parametrize("option", [{"whiten": True}, {"noise": 0.1}], ids=str)
 @pytest.mark.parametrize("data", [images(), mixed(), integrand()], ids=["image", "mixed", "box"])
-def test_what_is_of_numbers_is_refused_of_other_events(data: Data, option: str) -> None:
-    with pytest.raises(ValueError, match=rf"model\.{option}: is of rows of numbers"):
-        Flow(FlowConfig.model_validate({option: True}), data)
+def test_what_is_of_numbers_is_refused_of_other_events(
+    data: Data, option: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{next(iter(option))}: is of rows of numbers"):
+        Flow(FlowConfig.model_validate(option), data)
+
+
+@pytest.mark.parametrize(
+    ("option", "of_what"),
+    [
+        ({"alpha": 0.1}, "images and categories"),
+        ({"fine_width": 8}, "images"),
+        ({"fine_depth": 1}, "images"),
+        ({"bound": 3.0, "transform": "affine"}, 'transform = "spline"'),
+    ],
+    ids=str,
+)
+def test_option_that_rows_of_numbers_have_no_use_for_is_refused(
+    option: dict[str, object], of_what: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{next(iter(option))}: is of {of_what}; leave"):
+        Flow(FlowConfig.model_validate(option), features())
+
+
+def test_true_is_no_amount_of_noise() -> None:
+    with pytest.raises(ValidationError, match="noise"):
+        FlowConfig.model_validate({"noise": True})
 
 
 def test_noise_in_training_rows_is_in_units_of_their_columns() -> None:

@@ -19,7 +19,8 @@ from training.checkpoint import Run
 from training.coupling import Bijection
 from training.data import Batch
 from training.export import to_onnx
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.linear import LEAST_DEVIATION, ActNorm, LinearMix
 from training.loop import TrainConfig, fit
 from training.trace import Trace

@@ -7,7 +7,7 @@ import torch
 
 from tests.training.gaussian import gaussian_data
 from training import recipe
-from training.flow import FlowConfig
+from training.flow_config import FlowConfig
 from training.recipe import Recipe, RecipeInvalid, read
 
 TEXT = """

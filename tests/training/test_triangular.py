@@ -12,7 +12,8 @@ from torch import nn
 from tests.training.cases import of, shaken
 from training.elementwise import Affine, Elementwise, Spline
 from training.export import to_onnx
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 from training.masked import Masked
 from training.triangular import Triangular
 

@@ -13,7 +13,8 @@ from zuko.flows.coupling import GeneralCouplingTransform
 
 from benchmarks.zuko_flows import equal_to, inner, layers_of, linears
 from tests.training.cases import of, shaken
-from training.flow import Flow, FlowConfig
+from training.flow import Flow
+from training.flow_config import FlowConfig
 
 FEATURES, LAYERS, DEPTH, BINS, BOUND = 5, 3, 2, 8, 4.0
 WIDTH = 4 * (FEATURES - 1)
