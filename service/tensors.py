@@ -225,7 +225,7 @@ def _check_values(
         outside |= values > maximum
     if outside.any():
         where = _position(outside)
-        is_picture = maximum == 1 and values.max() > 1 and values.ndim > 1
+        is_picture = maximum == 1 and values.max() > 1 and values.ndim == 4
         hint = " Divide 8-bit pixels by 255." if is_picture else ""
         raise InputInvalid(
             f"field '{field}': every value must lie in [{minimum}, {maximum}]; "

@@ -9,6 +9,10 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 from service.interface import Context
 from training.raw import DataInvalid, Raw
 
+COARSEST = 0.01
+"""Steps between the numbers that float32 can hold, at most, in deviations of a column. A guess at
+what shows in no figure."""
+
 
 def to_pixels(
     raw: Raw, shape: tuple[int, ...] | None, levels: int
@@ -86,7 +90,7 @@ def to_features(raw: Raw) -> Float32[np.ndarray, "rows feature"]:
     """Return the rows of a table as float32, in the data's own units.
 
     Raises:
-        DataInvalid: NaN, infinity, or a number that float32 cannot hold.
+        DataInvalid: NaN, infinity, or numbers that float32 cannot hold, or not tell apart.
     """
     return _single(raw, raw.x, lambda column: _column(raw, column))
 
@@ -94,7 +98,7 @@ def to_features(raw: Raw) -> Float32[np.ndarray, "rows feature"]:
 def _single(
     raw: Raw, values: Shaped[np.ndarray, "rows feature"], name: Callable[[int], str]
 ) -> Float32[np.ndarray, "rows feature"]:
-    """Return numbers as float32, all of them finite.
+    """Return numbers as float32, all of them finite, and apart where they are.
 
     Args:
         raw: Where they come from.
@@ -111,6 +115,17 @@ def _single(
             f"{raw.source}: {name(column)} has {len(rows)} values that are missing (NaN), "
             f"infinite or too large for float32, the first in row {rows[0]} (rows count from 0); "
             f"fill them or drop those rows"
+        )
+    wide = values.astype(np.float64)
+    steps, deviations = np.spacing(np.abs(x).max(axis=0)), wide.std(axis=0)
+    varies = wide.max(axis=0) > wide.min(axis=0)  # of a constant, rounding leaves a deviation
+    coarse = np.flatnonzero(varies & (steps > COARSEST * deviations))
+    if len(coarse):
+        column = int(coarse[0])
+        raise DataInvalid(
+            f"{raw.source}: {name(column)} deviates by {deviations[column]:.3g} about "
+            f"{wide[:, column].mean():.6g}, where float32 holds numbers in steps of "
+            f"{steps[column]:.3g}; subtract an offset from it first"
         )
     return x
 

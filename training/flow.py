@@ -72,7 +72,7 @@ class Flow(Family):
     @property
     def interface(self) -> Interface:
         """What is served: an exact density, or where x has gaps its mean over noise in those."""
-        event, given = self.event, self.told.what
+        event, given, noise = self.event, self.told.what, self.config.noise
         if self.dequantise is None:
             density = Density(
                 kind="exact",
@@ -82,7 +82,8 @@ class Flow(Family):
                     "whitened with the mean and covariance of the training rows"
                     if self.config.whiten
                     else "standardised with the mean and deviation of the training rows"
-                ),
+                )
+                + (f", learned with noise of {noise:g} deviations in them" if noise else ""),
             )
         elif isinstance(self.dequantise, Columns):
             density = Density(

@@ -169,7 +169,8 @@ def check(config: FlowConfig, data: Data) -> None:
     is_numbers = not has_levels and data.integrand is None
     for name in ("whiten", "noise"):
         if getattr(config, name) and not is_numbers:
-            raise ValueError(f"model.{name}: is of rows of numbers; leave it out")
+            other = "images" if is_image else "rows with categories" if has_levels else "a box"
+            raise ValueError(f"model.{name}: is of rows of numbers, not of {other}; leave it out")
     unused = {
         "images": set() if is_image else {"scales", "fine_width", "fine_depth"},
         "images and categories": set() if has_levels else {"alpha"},

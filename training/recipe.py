@@ -223,6 +223,8 @@ def _sentence(error: ErrorDetails) -> str:
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"model.family: expected one of {', '.join(_families())}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "string_pattern_mismatch":
+        message = _meaning(schema, way[-1])
     got = "" if isinstance(error["input"], dict) else f"; got {error['input']!r}"
     # Of options that do not go together it is the table that is wrong, and the text names the key.
     inner = "." if message.partition(": ")[0] in _schema([*way, ""]) else ": "

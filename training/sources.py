@@ -107,7 +107,7 @@ def _refuse(source: str, **options: object) -> None:
     """Raise for an option that was given and would do nothing."""
     for name, value in options.items():
         if value is not None:
-            raise DataInvalid(f"{source}: the option '{name}' does not apply here; leave it out")
+            raise DataInvalid(f"{source}: data.{name} does not apply here; leave it out")
 
 
 def _toy(

@@ -81,16 +81,20 @@ _short = reprlib.repr
 """Of a value that came: as Python writes it, cut off after a few dozen characters."""
 
 
+def _expected(message: str) -> str:
+    """Return what pydantic expected, as it goes on after that word."""
+    # "a valid integer, unable to parse string as an integer" is a valid integer.
+    what = message.removeprefix("Input should be ").partition(", unable")[0]
+    return f"a number {what}" if what.startswith(("greater", "less")) else what
+
+
 def _named(error: ValidationError) -> InputInvalid:
     """Return the first thing that is wrong, as a sentence that names its field."""
     errors = error.errors(include_url=False)
     field = str(errors[0]["loc"][0])
     # A union has one error for each of its members.
     about = [each for each in errors if each["loc"][0] == field]
-    # "a valid integer, unable to parse string as an integer" is a valid integer.
-    expected = dict.fromkeys(
-        each["msg"].removeprefix("Input should be ").partition(", unable")[0] for each in about
-    )
+    expected = dict.fromkeys(_expected(each["msg"]) for each in about)
     deepest = max(about, key=lambda each: len(each["loc"]))
     return InputInvalid(
         f"field '{field}': expected {' or '.join(expected)}; got {_short(deepest['input'])}.",

@@ -114,7 +114,7 @@ def test_check_returns_contiguous_float32() -> None:
         (np.array([[0, np.nan]]), "the one at [0, 1] is nan"),
         (np.array([[0, 1e39]]), "finite in float32; the one at [0, 1] is inf"),
         (np.array([[0, -0.5]]), "in [0, 1]; the one at [0, 1] is -0.5"),
-        (np.array([[0, 200]]), "Divide 8-bit pixels by 255"),
+        (np.array([[0, 200]]), "in [0, 1]; the one at [0, 1] is 200.0."),
         (np.array([["a", "b"]]), "expected numbers (n, 2); got <U1"),
         (np.zeros((1, 2), complex), "got complex128"),
     ],
