@@ -248,7 +248,9 @@ def _check_capabilities(manifest: Manifest, drawing: Drawing) -> None:
             field="observation",
         )
     if "log_density" in drawing.include and manifest.density.kind != "exact":
-        text = f"{manifest.name} has no exact density to include; ask for an estimate of x's."
+        text = f"{manifest.name} has no exact density to include."
+        if manifest.density.kind == "estimate":
+            text += " Ask for an estimate of it, of the x that are answered."
         raise CapabilityMissing(text, field="include")
     if "label" in drawing.include and not manifest.labels:
         raise CapabilityMissing(f"{manifest.name} has no labels to include.", field="include")

@@ -114,7 +114,9 @@ class DataConfig(Frozen):
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> "DataConfig":
         if self.test_fraction + self.validation_fraction >= 1:
-            raise ValueError("test_fraction + validation_fraction must leave rows to train on")
+            raise ValueError(
+                "test_fraction: with validation_fraction it must leave rows to train on"
+            )
         return self
 
     @model_validator(mode="after")
@@ -122,12 +124,12 @@ class DataConfig(Frozen):
         foreign = _OF_ROWS if is_integrand(self.source) else _OF_INTEGRANDS
         for name in foreign:
             if getattr(self, name) is not None:
-                raise ValueError(f"{name} does not apply to {self.source}; leave it out")
+                raise ValueError(f"{name}: does not apply to {self.source}; leave it out")
         if self.label is not None and self.context is not None:
             raise ValueError("context: a model is told this or a label; leave one of them out")
         low, high = self.box
         if not np.float32(low) < np.float32(high):
-            raise ValueError(f"low must be less than high in float32; got {low:g} and {high:g}")
+            raise ValueError(f"low: must be less than high in float32; got {low:g} and {high:g}")
         return self
 
     @property

@@ -9,9 +9,11 @@ from jaxtyping import Bool, Float32, Float64, Int64, Shaped, UInt8
 from service.interface import Context
 from training.raw import DataInvalid, Raw
 
+CONSTANT = 1e-12
+"""Relative deviation of a column that is constant but for the rounding of float64 numbers."""
 COARSEST = 0.01
-"""Steps between the numbers that float32 can hold, at most, in deviations of a column. A guess at
-what shows in no figure."""
+"""What rounding to float32 may move the numbers of a column by, root mean square, in deviations of
+it. A guess at what shows in no figure."""
 
 
 def to_pixels(
@@ -116,18 +118,32 @@ def _single(
             f"infinite or too large for float32, the first in row {rows[0]} (rows count from 0); "
             f"fill them or drop those rows"
         )
-    wide = values.astype(np.float64)
-    steps, deviations = np.spacing(np.abs(x).max(axis=0)), wide.std(axis=0)
-    varies = wide.max(axis=0) > wide.min(axis=0)  # of a constant, rounding leaves a deviation
-    coarse = np.flatnonzero(varies & (steps > COARSEST * deviations))
-    if len(coarse):
-        column = int(coarse[0])
-        raise DataInvalid(
-            f"{raw.source}: {name(column)} deviates by {deviations[column]:.3g} about "
-            f"{wide[:, column].mean():.6g}, where float32 holds numbers in steps of "
-            f"{steps[column]:.3g}; subtract an offset from it first"
-        )
+    if values.dtype != x.dtype:
+        _check_that_it_tells_apart(raw, values, x, name)
     return x
+
+
+def _check_that_it_tells_apart(
+    raw: Raw,
+    values: Shaped[np.ndarray, "rows feature"],
+    x: Float32[np.ndarray, "rows feature"],
+    name: Callable[[int], str],
+) -> None:
+    """Pass if rounding to float32 loses little beside what each column varies by.
+
+    Raises:
+        DataInvalid: It loses more.
+    """
+    for column in range(x.shape[1]):
+        wide = values[:, column].astype(np.float64)
+        lost, deviation = math.sqrt(np.square(x[:, column] - wide).mean()), wide.std()
+        # A constant, but for what was rounded before, is refused by who takes its moments.
+        if lost > COARSEST * deviation > COARSEST * CONSTANT * abs(wide.mean()):
+            raise DataInvalid(
+                f"{raw.source}: {name(column)} deviates by {deviation:.3g} about "
+                f"{wide.mean():.6g}, and rounding to float32 moves its numbers by {lost:.3g}; "
+                "subtract an offset from it, or give it another unit, first"
+            )
 
 
 def moments(

@@ -6,8 +6,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from service.api.schemas import Parameters
-from service.condition import Label
+from service.api.schemas import Labels, Parameters
 from service.errors import InputInvalid
 
 Call = TypeVar("Call", bound=Parameters)
@@ -19,21 +18,13 @@ def from_query(schema: type[Call], pairs: Iterable[tuple[str, str]]) -> Call:
     Raises:
         InputInvalid: A name is unknown or comes twice, or its value is out of range.
     """
-    values: dict[str, object] = {}
+    values: dict[str, str | list[str]] = {}
     for name, text in pairs:
         if name in values:
             raise InputInvalid(f"field '{name}': it is given twice in the query.", field=name)
-        if name == "label":
-            labels = [_label(each) for each in text.split(",")]
-            values[name] = labels if len(labels) > 1 else labels[0]
-        else:
-            values[name] = text.split(",") if name in ("include", "context") else text
+        is_list = name in ("include", "context") or (name == "label" and "," in text)
+        values[name] = text.split(",") if is_list else text
     return _validate(schema, values, strict=False)
-
-
-def _label(text: str) -> Label:
-    """Return a label as a body would say it: digits alone are a number."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text
 
 
 def from_body(schema: type[Call], values: object) -> Call:
@@ -55,13 +46,19 @@ def merge(query: Call, body: Call) -> Call:
     """
     given = {name: getattr(body, name) for name in body.model_fields_set}
     for name in query.model_fields_set & body.model_fields_set:
-        if getattr(query, name) != given[name]:
+        one, other = getattr(query, name), given[name]
+        if one != other and not (name == "label" and _words(one) == _words(other)):
             raise InputInvalid(
-                f"field '{name}': the query says {_short(getattr(query, name))}, the body "
-                f"{_short(given[name])}. Say it once.",
+                f"field '{name}': the query says {_short(one)}, the body {_short(other)}. "
+                "Say it once.",
                 field=name,
             )
     return query.model_copy(update=given)
+
+
+def _words(label: Labels) -> list[str]:
+    """Return labels as a query says them: it has no numbers, and digits alone are one there."""
+    return [str(each) for each in (label if isinstance(label, list) else [label])]
 
 
 def _validate(schema: type[Call], values: Mapping[str, object], *, strict: bool) -> Call:

@@ -105,6 +105,8 @@ def test_report_is_made_of_a_run_and_again_of_its_results(
     assert "| wine | 178 | 9 |" in written
     assert wine["train"]["epochs"] == 1
     assert wine["flow"][0] == pytest.approx(np.mean([mean for mean, _ in wine["flow by seed"]]))
+    one, other = wine["flow by seed"]
+    assert one != other
     assert wine["noise by seed"] == [[0.2] * densities.PARTS] * 2
     capsys.readouterr()
     assert densities.main(["--report", str(folder)]) == 0

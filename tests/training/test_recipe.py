@@ -90,7 +90,7 @@ def test_quick_puts_in_its_values_marks_the_name_and_yields_to_overrides(path: P
         ("train.epochs=many", "train.epochs: should be a valid integer"),
         ("train.epochs=0", "train.epochs: should be greater than or equal to 1; got 0"),
         ("train.schedule=linear", "train.schedule: should be 'cosine' or 'constant'"),
-        ("data.dimensions=2", "data: dimensions does not apply to sklearn:moons; leave it out"),
+        ("data.dimensions=2", "data.dimensions: does not apply to sklearn:moons; leave it out"),
         ("data.dimensions=1", "data.dimensions: should be greater than or equal to 2; got 1"),
         ("name.x=1", "name.x: name is a value and has no keys"),
         ("train.epochs", "--set train.epochs: expected a.b=value"),
@@ -108,10 +108,10 @@ def test_mistake_gets_a_sentence_that_names_the_key(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("data.low=1",), "data: low must be less than high in float32; got 1 and 1"),
-        (("data.low=2", "data.high=-2"), "data: low must be less than high in float32"),
-        (("data.high=1e-50",), "data: low must be less than high in float32; got 0 and 1e-50"),
-        (("data.levels=2",), "data: levels does not apply to integrand:camel; leave it out"),
+        (("data.low=1",), "data.low: must be less than high in float32; got 1 and 1"),
+        (("data.low=2", "data.high=-2"), "data.low: must be less than high in float32"),
+        (("data.high=1e-50",), "data.low: must be less than high in float32; got 0 and 1e-50"),
+        (("data.levels=2",), "data.levels: does not apply to integrand:camel; leave it out"),
         (("model.uniform=0",), "model.uniform: should be greater than 0; got 0"),
         (("model.objective=kl",), "model.objective: should be 'forward-kl', 'reverse-kl' or"),
     ],

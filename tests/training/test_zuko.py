@@ -32,8 +32,8 @@ every_kind = pytest.mark.parametrize(("layer", "transform"), KINDS)
 
 def flow_of(layer: str, transform: str) -> Flow:
     """Return a flow whose weights are random, those behind the masks too."""
-    sizes = {"layers": LAYERS, "width": WIDTH, "depth": DEPTH, "bound": BOUND}
-    bins = {"bins": BINS} if transform == "spline" else {}
+    sizes = {"layers": LAYERS, "width": WIDTH, "depth": DEPTH}
+    bins = {"bins": BINS, "bound": BOUND} if transform == "spline" else {}
     config = FlowConfig.model_validate({"layer": layer, "transform": transform, **sizes, **bins})
     torch.manual_seed(0)
     flow = Flow(config, of(2 + 3 * torch.randn(64, FEATURES)))

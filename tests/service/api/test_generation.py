@@ -160,7 +160,7 @@ def test_bad_labels_are_named(client: Client, label: object) -> None:
 
 
 def test_label_is_the_same_in_query_and_body(client: Client) -> None:
-    for query, label in (("1", 1), ("0,2", [0, 2])):
+    for query, label in (("1", 1), ("1", "1"), ("0,2", [0, 2]), ("grey", "grey")):
         call = {"model": "tiles", "n": 2, "seed": 1, "label": label}
         whole = client.post("/sample", json=call)
         twice = client.post(f"/sample?label={query}", json=call)
@@ -169,7 +169,7 @@ def test_label_is_the_same_in_query_and_body(client: Client) -> None:
 
 def test_labels_that_there_are_are_told_to_who_asks_for_another(client: Client) -> None:
     address = "/sample?model=tiles&label="
-    for asked, got in (("one", "'one'"), ("99999999999", "99999999999"), ("-1", "'-1'")):
+    for asked, got in (("one", "'one'"), ("99999999999", "'99999999999'"), ("-1", "'-1'")):
         detail = client.get(address + asked).json()["detail"]
         assert detail == f"field 'label': expected 0 to 2 (dark, grey, light); got {got}."
 
