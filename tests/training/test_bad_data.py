@@ -70,7 +70,11 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {},
     ),
     "short labels": ({"x": numbered(), "y": np.zeros(99)}, "'y' of shape \\(100,\\); got", {}),
-    "too coarse": ({"x": 1.7e9 + numbered()}, "about 1.7e\\+09, .*; subtract an offset", {}),
+    "too coarse": (
+        {"x": 1.7e9 + numbered().astype(float)},
+        "about 1.7e\\+09, .*; subtract an offset",
+        {},
+    ),
     "label not a class": (
         {"x": numbered(), "y": np.append(np.zeros(99), 0.5)},
         "label 'y' is not a class: row 99 holds 0.5",
