@@ -33,6 +33,7 @@ SHIPPED = {
     "moons-flow-matching",
     "ring-critic-gan",
     "roll-flow",
+    "wine-flow",
 }
 FOLDERS = [
     MODELS / name / str(version)
